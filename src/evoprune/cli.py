@@ -1,0 +1,293 @@
+"""The command line: parse, call, print. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import evoprune.api as api
+from evoprune.core import EvopruneError, prunable_layers
+from evoprune.progress import ProgressView
+from evoprune.report import layer_table, summary_lines, write_report
+from evoprune.run import Folder, Result, make_settings, parse_duration
+from evoprune.zoo import BUILT_IN, default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.zoo import train as train_model
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="evoprune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Prune trained PyTorch models by evolution.",
+)  # fmt: skip
+common = {"debug": False, "quiet": False, "json": False}
+
+
+class Preset(StrEnum):
+    """Which defaults."""
+
+    default = "default"
+    original = "original"
+
+
+class Guidance(StrEnum):
+    """What proposals lean on."""
+
+    none = "none"
+    magnitude = "magnitude"
+    gradient = "gradient"
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print result.json on stdout instead of tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="lenet5, or package.module:factory (a callable that returns an nn.Module).")
+]
+Checkpoint = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors or a PyTorch state dict.")
+]
+DataName = Annotated[
+    str | None, typer.Option("--data", metavar="NAME_OR_DIR", help="mnist-sample, mnist, cifar10, or a folder of parquet splits.")
+]  # fmt: skip
+
+
+@app.command()
+def prune(
+    model: Model,
+    checkpoint: Checkpoint = None,
+    data: DataName = None,
+    layer: Annotated[list[str] | None, typer.Option(help="Prune only this layer; may be repeated.")] = None,
+    space: Annotated[str, typer.Option(help="weights: one bit a weight.")] = "weights",
+    preset: Annotated[Preset, typer.Option(help="original: exactly the reference system.")] = Preset.default,
+    guidance: Annotated[Guidance, typer.Option(help="What biases proposals; fitness decides.")] = Guidance.none,
+    algorithm: Annotated[str, typer.Option(help="ga")] = "ga",
+    floor: Annotated[float | None, typer.Option(help="Validation score to keep.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of validation score that may be lost.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach.")] = None,
+    passes: Annotated[str | None, typer.Option(help="Sparsity of each pass, such as 0.6,1.0.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of sparsity in the original fitness.")] = None,
+    population: Annotated[int | None, typer.Option(help="Genomes.")] = None,
+    generations: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
+    crossover_rate: Annotated[float | None, typer.Option()] = None,
+    mutation_rate: Annotated[float | None, typer.Option()] = None,
+    initial_sparsity: Annotated[float | None, typer.Option(help="Of the original preset's first genomes.")] = None,
+    finetune_epochs: Annotated[int | None, typer.Option(help="After each stage.")] = None,
+    final_epochs: Annotated[int | None, typer.Option(help="At the end, and where the floor needs them.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of fine-tuning.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Of fine-tuning.")] = None,
+    distill: Annotated[float | None, typer.Option(help="Share of the loss that asks for the dense model's outputs.")] = None,
+    include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
+    time_limit: Annotated[str | None, typer.Option(help="90s, 10m or 1h; ends in a valid, fine-tuned result.")] = None,
+    memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    device: Annotated[Device, typer.Option()] = Device.auto,
+    workers: Annotated[int, typer.Option(help="Processes (1 so far).")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/MODEL by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where --out holds a run.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a model; writes a run folder with masks, weights and a report."""
+
+    def call() -> None:
+        settings = make_settings(
+            model=model, checkpoint=checkpoint, data=data, layers=layer or None, space=space, preset=preset.value,
+            guidance=guidance.value, algorithm=algorithm, floor=floor, max_drop=max_drop, sparsity=sparsity,
+            passes=_numbers(passes), alpha=alpha, population=population, generations=generations,
+            crossover_rate=crossover_rate, mutation_rate=mutation_rate, initial_sparsity=initial_sparsity,
+            finetune_epochs=finetune_epochs, final_epochs=final_epochs, learning_rate=learning_rate,
+            batch_size=batch_size, distill=distill, include_norm=include_norm,
+            time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
+            seed=seed, device=device.value, workers=workers,
+            command=shlex.join(["evoprune", *sys.argv[1:]]),
+        )  # fmt: skip
+        folder = out or Path("runs") / model.replace(":", "-")
+        with ProgressView(quiet) as view:
+            result = api.prune_named(settings, folder, overwrite, view)
+        _show(result, as_json)
+
+    _guard(call, debug)
+
+
+@app.command()
+def resume(run: Run, quiet: Quiet = False, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Go on with an interrupted run; the result is that of an unbroken one, bit for bit."""
+
+    def call() -> None:
+        with ProgressView(quiet) as view:
+            result = api.resume(run, listener=view)
+        _show(result, as_json)
+
+    _guard(call, debug)
+
+
+@app.command()
+def finetune(
+    run: Run,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 20,
+    learning_rate: Annotated[float | None, typer.Option(help="As in the run by default.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train the pruned model of a finished run further, its masks kept exactly."""
+
+    def call() -> None:
+        with ProgressView(quiet) as view:
+            result = api.finetune(run, epochs, learning_rate, view)
+        _show(result, as_json)
+
+    _guard(call, debug)
+
+
+@app.command("eval")
+def evaluate(run: Run, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Score the pruned model of a run again, beside what the run recorded."""
+
+    def call() -> None:
+        found = api.evaluate(run)
+        if as_json:
+            print(json.dumps(found))
+            return
+        table = Table(title=f"{found['model']} in {run}", title_justify="left")
+        for column in ("", "measured now", "recorded"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name in ("sparsity", "nonzero_weights", "val_score", "test_score"):
+            table.add_row(name.replace("_", " "), *(_number(side[name]) for side in (found, found["recorded"])))
+        Console().print(table)
+
+    _guard(call, debug)
+
+
+@app.command()
+def report(run: Run, debug: Debug = False) -> None:
+    """Draw the figures and the report of a run again, also of an unfinished one."""
+
+    def call() -> None:
+        Folder.open(run, lock=False)
+        print(write_report(run))
+
+    _guard(call, debug)
+
+
+@app.command()
+def layers(
+    model: Model,
+    checkpoint: Checkpoint = None,
+    include_norm: Annotated[bool, typer.Option("--include-norm", help="List the scales of norm layers too.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """List the layers that can be pruned."""
+
+    def call() -> None:
+        built = load_model(model)
+        if checkpoint is not None:
+            load_checkpoint(built, checkpoint)
+        found = prunable_layers(built, include_norm)
+        if as_json:
+            rows = [{"name": la.name, "kind": la.kind, "shape": la.shape, "weights": la.size} for la in found]
+            print(json.dumps(rows))
+            return
+        table = Table(title=f"{model}: {sum(la.size for la in found):,} weights can be pruned", title_justify="left")
+        for column in ("layer", "kind", "shape", "weights"):
+            table.add_column(column, justify="right" if column == "weights" else "left")
+        for la in found:
+            table.add_row(la.name, la.kind, " x ".join(map(str, la.shape)), f"{la.size:,}")
+        Console().print(table)
+
+    _guard(call, debug)
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Annotated[str, typer.Option("--data", metavar="NAME_OR_DIR", help="As for prune.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest of the schedule.")] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, and start over.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model; continues where an interrupted training of the same settings stopped."""
+    _guard(lambda: _train(model, data, out, epochs, learning_rate, batch_size, seed, overwrite, quiet, as_json), debug)
+
+
+def _train(
+    model: str, data: str, out: Path, epochs: int | None, learning_rate: float | None, batch_size: int | None,
+    seed: int, overwrite: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    raise NotImplementedError
+
+
+def _show(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.summary))
+        return
+    console = Console()
+    console.print(layer_table(result.summary))
+    for line in summary_lines(result.summary):
+        console.print(line, highlight=False)
+    if result.path is not None:
+        print(f"report: {result.path / 'report.html'}")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise EvopruneError(f"--passes {text!r}: expected numbers with commas, such as 0.6,1.0") from None
+
+
+def _guard(call: Callable[[], None], debug: bool) -> None:
+    """Errors of the user become one line and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        call()
+    except EvopruneError as error:
+        if debug:
+            raise
+        print(f"evoprune: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("evoprune: interrupted; `evoprune resume` goes on where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def main() -> Any:
+    """Entry point of the `evoprune` command."""
+    return app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The types every room of evoprune shares.
+
+Shape legend, used in every docstring:
+    P candidates, G genes, N samples, B samples of one batch, C classes, L layers, K objectives.
+
+Data flows one way: space -> genomes -> plans -> evaluator -> scores -> algorithm -> journal -> surgery
+-> report. A genome is a row of a (P, G) tensor; what it means for the model is a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
+    "generator", "prunable_layers", "resolve_layers", "sparsity_of", "strip_module_prefix",
+    "weight_of",
+]  # fmt: skip
+
+Masks = dict[str, Tensor]
+"""Layer name -> bool tensor of the weight's shape; True where the weight stays."""
+
+Plans = Mapping[str, Tensor]
+"""P candidates at once: layer name -> bool tensor (P, *weight shape). Layers not named stay as they are."""
+
+
+class EvopruneError(ValueError):
+    """Input that cannot be used. The message is one line: what was wrong and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight tensor that may be pruned: the parameter `<name>.weight` of a model."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluator says of P candidates.
+
+    Attributes:
+        score: (P,) float64, higher is better. Where `complete` is False it is an upper bound.
+        loss: (P,) float64 mean loss over the samples seen, lower is better; it breaks ties between equal
+            scores. None when the score is the user's own function.
+        complete: (P,) bool, False for a candidate that was stopped early because it could no longer reach
+            the floor it was given.
+        samples: samples scored, summed over candidates; divided by the size of the validation set it gives
+            the number of full evaluations.
+    """
+
+    score: Tensor
+    loss: Tensor | None
+    complete: Tensor
+    samples: int
+
+
+class Evaluator(Protocol):
+    """Plans to scores. Implementations differ in speed only: every one gives the reference's scores."""
+
+    @property
+    def samples(self) -> int:
+        """N, the samples of one full evaluation (1 when the score is an opaque function)."""
+        ...
+
+    def __call__(self, plans: Plans, floor: float = -float("inf")) -> Scores:
+        """Score P candidates.
+
+        Args:
+            plans: layer name -> (P, *weight shape) bool, True where the weight stays.
+            floor: a candidate whose score provably stays below may be stopped early.
+        """
+        ...
+
+
+def strip_module_prefix(name: str) -> str:
+    """`module.conv1` -> `conv1`: the prefix that nn.DataParallel adds to every name."""
+    return name.removeprefix("module.")
+
+
+def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]:
+    """The layers of `model` whose weight may be pruned, in the order of its modules.
+
+    Every module with a `weight` of two dimensions or more; with `include_norm` also the one-dimensional
+    scales of normalization layers. A weight that two modules share is listed once.
+    """
+    layers, seen = [], set()
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is None or id(weight) in seen or weight.dim() < (1 if include_norm else 2):
+            continue
+        seen.add(id(weight))
+        layers.append(Layer(strip_module_prefix(name), type(module).__name__, tuple(weight.shape)))
+    return layers
+
+
+def weight_of(model: nn.Module, name: str) -> nn.Parameter:
+    """The weight of the layer called `name`, with or without the prefix that nn.DataParallel adds."""
+    modules = dict(model.named_modules())
+    weight = modules.get(name, modules.get(f"module.{name}", nn.Identity()))._parameters.get("weight")
+    if weight is None:
+        raise EvopruneError(f"the model has no layer {name!r} with a weight")
+    return weight
+
+
+def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:
+    """The layers that `names` ask for (a leading `module.` is ignored), in the order of the model.
+
+    Raises:
+        EvopruneError: a name is not a prunable layer; the message suggests near names.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    wanted = {strip_module_prefix(name) for name in names}
+    for name in sorted(wanted - by_name.keys()):
+        near = get_close_matches(name, by_name, n=3, cutoff=0.5) or list(by_name)
+        raise EvopruneError(f"unknown layer {name!r}; did you mean {', '.join(near)}? `evoprune layers MODEL` lists all")
+    return [layer for layer in layers if layer.name in wanted]
+
+
+def sparsity_of(masks: Mapping[str, Tensor], layers: Iterable[Layer]) -> float:
+    """Share of zeros among the weights of `layers`; a layer without a mask counts as dense."""
+    layers = list(layers)
+    pruned = sum(int((~masks[layer.name]).sum()) for layer in layers if layer.name in masks)
+    return pruned / sum(layer.size for layer in layers)
+
+
+def generator(seed: int, *path: int) -> torch.Generator:
+    """A CPU random generator for one step of a run.
+
+    Every step (a stage, a generation, an epoch) derives its own stream from the run's seed and its place in
+    the run, so no random state has to be saved and a resumed run draws the same numbers as an unbroken one.
+    """
+    state = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))

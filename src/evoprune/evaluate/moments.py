@@ -1,0 +1,73 @@
+"""Second moments of what goes into each layer, for the evolution of its units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evoprune.core import strip_module_prefix
+
+__all__ = ["layer_moments"]
+
+MOST_INPUTS = 8192
+"""Layers with more inputs a unit are left out: their moment would take more than 256 MB."""
+
+
+@torch.inference_mode()
+def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_size: int = 250) -> dict[str, Tensor]:
+    """Mean of x x' over samples and positions, of the inputs x of linear and (ungrouped) 2-d convolution layers.
+
+    Args:
+        model: run in eval mode; its mode is left as found.
+        names: the layers asked for.
+        inputs: (N, ...).
+        batch_size: samples at a time.
+
+    Returns:
+        Layer name -> (D, D) float32, D the weights of one unit, in the order of `weight.flatten(1)`. Layers
+        of other kinds, and those of more than `MOST_INPUTS` inputs, are missing.
+    """
+    wanted = set(names)
+    moments: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            rows = _rows(module, given[0])
+            moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows / len(inputs)
+
+        return module.register_forward_pre_hook(add)
+
+    handles = [
+        watch(strip_module_prefix(name), module)
+        for name, module in model.named_modules()
+        if strip_module_prefix(name) in wanted and _supported(module)
+    ]
+    mode = model.training
+    model.eval()
+    try:
+        for batch in inputs.split(batch_size):
+            model(batch)
+    finally:
+        model.train(mode)
+        for handle in handles:
+            handle.remove()
+    return {name: moment.cpu() for name, moment in moments.items()}
+
+
+def _supported(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        fits = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
+    else:
+        fits = isinstance(module, nn.Linear)
+    return fits and module.weight[0].numel() <= MOST_INPUTS
+
+
+def _rows(module: nn.Module, given: Tensor) -> Tensor:
+    """The inputs of one unit at every sample and position: (rows, D)."""
+    if isinstance(module, nn.Conv2d):
+        columns = F.unfold(given, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+        return columns.transpose(1, 2).flatten(0, 1)
+    return given.flatten(0, -2)

@@ -1,0 +1,141 @@
+"""The figures of a run, in the order of the page: what is drawn, under which name, with which caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from evoprune.report.axes import score_axis
+from evoprune.report.mask_figures import draw_mask, mask_image
+from evoprune.report.model_figures import (
+    draw_finetuning,
+    draw_layer_sparsity,
+    draw_stage_progress,
+    finetuning,
+    layer_sparsity,
+    stage_progress,
+)
+from evoprune.report.read import Run
+from evoprune.report.search_figures import (
+    MOST_PANELS,
+    cloud,
+    draw_cloud,
+    draw_search_history,
+    draw_sparsity_by_generation,
+    search_history,
+    sparsity_by_generation,
+)
+from evoprune.report.style import Theme
+
+__all__ = ["Drawing", "mask_drawings", "run_drawings"]
+
+MOST_MASKS = 24
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: `draw` makes it in a theme."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Theme], Figure]
+
+
+def run_drawings(run: Run) -> list[Drawing]:
+    """The curves of a run; a figure whose data is not there is left out."""
+    scores, drawings = score_axis(run), []
+    score = "accuracy" if scores.accuracy else "score"
+    if (layers := layer_sparsity(run)) is not None:
+        drawings.append(
+            Drawing(
+                "layer_sparsity",
+                "Sparsity of each layer",
+                "The share of each layer's weights that are zero; the dashed line is that of all layers.",
+                partial(draw_layer_sparsity, layers),
+            )
+        )
+    if (progress := stage_progress(run)) is not None:
+        drawings.append(
+            Drawing(
+                "stages",
+                f"Sparsity and {score}, stage by stage",
+                f"The model after each stage and its fine-tuning: what became zero, and the validation {score}.",
+                partial(draw_stage_progress, progress, scores),
+            )
+        )
+    if panels := sparsity_by_generation(run):
+        caption = (
+            "The best candidate of each generation; a line is a stage, for the layers it searches."
+            if len(panels) > MOST_PANELS
+            else "The best candidate of each generation (line), the range of all candidates scored in it (band),"
+            " and the stage's target (dotted), for the layers named."
+        )
+        drawings.append(
+            Drawing(
+                "sparsity_by_generation",
+                "Sparsity by generation",
+                caption,
+                partial(draw_sparsity_by_generation, panels),
+            )
+        )
+    if (history := search_history(run)) is not None:
+        drawings.append(
+            Drawing(
+                "fitness_by_generation",
+                f"Fitness and {score} by generation",
+                f"Fitness is what the search maximizes; validation {score} is before fine-tuning, so it may"
+                " fall while sparsity rises.",
+                partial(draw_search_history, history, scores),
+            )
+        )
+    if (dots := cloud(run)) is not None:
+        shown = sum(map(len, dots.sparsity))
+        part = "" if shown == dots.candidates else f" ({shown:,} of {dots.candidates:,} are drawn)"
+        drawings.append(
+            Drawing(
+                "candidates",
+                "Every candidate that was scored",
+                f"Each dot is one candidate{part}, before fine-tuning: sparser to the right, better to the"
+                " top; rings mark the best of each stage's last generation.",
+                partial(draw_cloud, dots, scores),
+            )
+        )
+    if (tuned := finetuning(run)) is not None:
+        drawings.append(
+            Drawing(
+                "finetuning",
+                "Fine-tuning",
+                f"Validation {score} after each epoch with the masks kept; this report's numbers are from the"
+                " last epoch, not the best.",
+                partial(draw_finetuning, tuned, scores),
+            )
+        )
+    return drawings
+
+
+def mask_drawings(run: Run) -> list[Drawing]:
+    """The masks of layers with a weight of two dimensions or more: all, or 24 evenly taken."""
+    names = [name for name in _in_model_order(run) if run.masks[name].dim() >= 2 and run.masks[name].numel()]
+    every = -(-len(names) // MOST_MASKS)
+    drawings = []
+    for index, name in enumerate(names[:: max(every, 1)]):
+        image = mask_image(run.masks[name])
+        drawings.append(
+            Drawing(f"mask_{index:02d}_{_file_part(name)}", name, image.note, partial(draw_mask, image))
+        )
+    return drawings
+
+
+def _in_model_order(run: Run) -> list[str]:
+    """Masks on disk are sorted by name; the layers of the run are in the model's order."""
+    known = [layer.name for layer in run.layers if layer.name in run.masks]
+    return known + sorted(run.masks.keys() - set(known))
+
+
+def _file_part(name: str) -> str:
+    """A layer name as part of a file name."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)[:80]

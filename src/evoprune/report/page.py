@@ -1,0 +1,263 @@
+"""The page: one HTML file with its figures inside, for a browser without a network, or a printer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from evoprune.core import EvopruneError
+from evoprune.report import wording
+from evoprune.report.figures import Drawing, mask_drawings, run_drawings
+from evoprune.report.read import Run, read_run
+from evoprune.report.records import Result
+from evoprune.report.style import DARK, LIGHT, png
+from evoprune.storage import write_atomic
+
+__all__ = ["Tile", "headline", "notes", "write_report"]
+
+DONE = {None, "complete", "completed", "done", "finished", "ok"}
+SHOWN_APART = {"command", "versions"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number."""
+
+    label: str
+    value: str
+    detail: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page, `width` CSS pixels wide; `light` and `dark` are PNG data URIs."""
+
+    title: str
+    caption: str
+    width: int
+    light: str
+    dark: str
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write figures/*.png and report.html into a run folder.
+
+    A run that is not finished gets a report of what there is, which says so.
+
+    Args:
+        run_dir: the folder that `evoprune prune --out` wrote.
+
+    Returns:
+        The path of report.html, which needs no other file.
+
+    Raises:
+        EvopruneError: the folder is no run folder, a file in it is damaged, or the report cannot be written.
+    """
+    run = read_run(run_dir)
+    environment = Environment(
+        loader=PackageLoader("evoprune", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": wording.count, "percent": wording.percent}
+    masks = mask_drawings(run)
+    path = run.folder / "report.html"
+    try:
+        (run.folder / "figures").mkdir(exist_ok=True)
+        html = environment.get_template("page.html").render(
+            title=_title(run),
+            lead=_lead(run),
+            warning=_warning(run),
+            tiles=headline(run),
+            layers=run.layers,
+            total=_total(run),
+            pictures=[_picture(drawing, run.folder) for drawing in run_drawings(run)],
+            masks=[_picture(drawing, run.folder) for drawing in masks],
+            masks_left_out=len(run.masks) - len(masks),
+            notes=notes(run),
+            settings=[(key, _shown(value)) for key, value in run.config.items() if key not in SHOWN_APART],
+            command=run.config.get("command"),
+            versions=_versions(run),
+        )
+        write_atomic(path, html.encode())
+    except OSError as error:
+        where = error.filename or path
+        raise EvopruneError(
+            f"cannot write {where}: {error.strerror or error}; free space or check permissions"
+        ) from error
+    return path
+
+
+def headline(run: Run) -> list[Tile]:
+    """The numbers a reader wants first."""
+    return _final_tiles(run, run.result) if run.result is not None else _tiles_so_far(run)
+
+
+def _final_tiles(run: Run, result: Result) -> list[Tile]:
+    dense, pruned, search, accuracy = result.dense, result.pruned, result.search, run.scores_are_accuracies
+    split = "test" if pruned.test_score is not None else "validation"
+    before, after = (
+        (dense.test_score, pruned.test_score) if split == "test" else (dense.val_score, pruned.val_score)
+    )
+    kept = f"{wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights are left"
+    change = f"dense {wording.score(before, accuracy)}: {wording.drop(before, after, accuracy)}"
+    tiles = [
+        Tile("Sparsity", wording.percent(pruned.sparsity), kept),
+        Tile(f"{split} {_score_word(run)}".capitalize(), wording.score(after, accuracy), change),
+    ]
+    validation = f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}"
+    if run.floor is not None and pruned.val_score is not None:
+        met = pruned.val_score >= run.floor
+        tiles.append(
+            Tile(
+                f"Floor {wording.score(run.floor, accuracy)}",
+                "met" if met else "not met",
+                validation,
+                "good" if met else "bad",
+            )
+        )
+    else:
+        tiles.append(
+            Tile(
+                "Floor", "none", f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}"
+            )
+        )
+    full = f"{search.full_evaluations:,.1f} full evaluations in {wording.duration(search.seconds)}"
+    tiles.append(Tile("Candidates scored", wording.count(search.evaluations), full))
+    whole = f"{result.finetune.epochs} epochs of fine-tuning took {wording.duration(result.finetune.seconds)}"
+    tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
+    if pruned.file_bytes is not None:
+        tiles.append(
+            Tile(
+                "Weights on disk", wording.size(pruned.file_bytes), f"dense {wording.size(dense.file_bytes)}"
+            )
+        )
+    return tiles
+
+
+def _tiles_so_far(run: Run) -> list[Tile]:
+    end, accuracy = run.last_end, run.scores_are_accuracies
+    generations = [generation for stage in run.stages for generation in stage.generations]
+    scored = max((generation.evaluations for generation in generations), default=0)
+    full = max((generation.full_evaluations for generation in generations), default=0.0)
+    cost = f"{full:,.1f} full evaluations in {wording.duration(run.seconds)}"
+    ended = sum(stage.end is not None for stage in run.stages)
+    return [
+        Tile("Sparsity so far", wording.percent(end.model_sparsity if end else 0.0), "after the last stage"),
+        Tile(
+            f"Validation {_score_word(run)} so far",
+            wording.score(end.val_score if end else None, accuracy),
+            f"dense {wording.score(run.dense_val_score, accuracy)}",
+        ),
+        Tile("Stages", f"{ended} finished", f"{len(run.stages)} begun, {len(generations)} generations"),
+        Tile("Candidates scored", wording.count(scored), cost),
+    ]
+
+
+def notes(run: Run) -> list[str]:
+    """What the numbers mean and what they do not."""
+    result, score = run.result, _score_word(run)
+    lines = [
+        f"The search chose by validation {score}, so validation numbers flatter the result a little;"
+        " the figures of the run show those."
+    ]
+    if result is None or result.pruned.test_score is not None:
+        lines.append("The test set is read once, at the end of the run, and decides nothing.")
+    else:
+        lines.append(
+            f"No test set was given, so no number here is free of selection: measure the {score} on new data."
+        )
+    lines.append("Fine-tuning reports its last epoch, not its best; pruned weights stay zero throughout.")
+    lines.append(
+        "Zeros alone do not make a dense kernel faster: this model does the same multiplications as before."
+        " To gain time, prune whole channels or blocks and shrink the layers (structured pruning), use a"
+        " pattern the hardware knows (2:4), or run it on a runtime with sparse kernels; then measure."
+    )
+    lines.append(
+        "A file with zeros in place is as large as before; it shrinks only when it is stored sparsely or"
+        " compressed (evoprune export)."
+    )
+    lines.append("Sparsity counts the weights of the layers that may be pruned; biases are not among them.")
+    return lines
+
+
+def _title(run: Run) -> str:
+    model, data = run.config.get("model") or "model", run.config.get("data")
+    return f"{model} on {data}" if data else str(model)
+
+
+def _lead(run: Run) -> str:
+    result = run.result
+    if result is None:
+        return "Pruned by evolution; the run is not finished."
+    removed = f"Evolution removed {wording.percent(result.pruned.sparsity)} of the weights"
+    for split, before, after in (
+        ("test", result.dense.test_score, result.pruned.test_score),
+        ("validation", result.dense.val_score, result.pruned.val_score),
+    ):
+        if before is not None and after is not None:
+            change = wording.drop(before, after, run.scores_are_accuracies)
+            compared = "that of" if change == "unchanged" else f"{change} than that of"
+            return f"{removed}; {split} {_score_word(run)} is {compared} the dense model."
+    return f"{removed}."
+
+
+def _warning(run: Run) -> str | None:
+    if run.result is None:
+        return (
+            "This run is not finished. The page shows what its journal holds so far; nothing here is a"
+            f" final result. To continue it: evoprune resume {shlex.quote(str(run.folder))}"
+        )
+    if run.result.status not in DONE:
+        return f"Note: {run.result.status}."
+    return None
+
+
+def _total(run: Run) -> dict[str, Any] | None:
+    rows = run.layers
+    if not rows or any(row.weights is None or row.kept is None for row in rows):
+        return None
+    weights, kept = sum(row.weights or 0 for row in rows), sum(row.kept or 0 for row in rows)
+    return {"weights": weights, "kept": kept, "sparsity": 1 - kept / weights if weights else None}
+
+
+def _versions(run: Run) -> list[tuple[str, str]]:
+    versions = run.result.versions if run.result is not None else run.config.get("versions")
+    return [(key, _shown(value)) for key, value in versions.items()] if isinstance(versions, dict) else []
+
+
+def _score_word(run: Run) -> str:
+    return "accuracy" if run.scores_are_accuracies else "score"
+
+
+def _shown(value: object) -> str:
+    """A setting's value for people."""
+    if value is None or value in ([], {}):
+        return wording.NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
+def _picture(drawing: Drawing, folder: Path) -> Picture:
+    figure = drawing.draw(LIGHT)
+    light, width = png(figure), round(96 * figure.get_figwidth())
+    (folder / "figures" / f"{drawing.name}.png").write_bytes(light)
+    return Picture(
+        drawing.title, drawing.caption, width, _data_uri(light), _data_uri(png(drawing.draw(DARK)))
+    )
+
+
+def _data_uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

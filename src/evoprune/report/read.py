@@ -1,0 +1,232 @@
+"""A run folder as plain typed data. A run that is still going, or was stopped, reads as far as it got."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from evoprune.core import EvopruneError, Masks
+from evoprune.report.records import (
+    EVENTS,
+    Epoch,
+    Generation,
+    LayerRow,
+    Record,
+    Result,
+    RunStart,
+    StageEnd,
+    StageStart,
+    are_accuracies,
+    parse_result,
+    validated,
+)
+
+__all__ = ["Run", "Stage", "read_run"]
+
+
+@dataclass
+class Stage:
+    """One search with the fine-tuning after it, or fine-tuning alone; `end` is None while it is not finished.
+
+    `label` is the stage's name, with its pass where several stages have that name.
+    """
+
+    start: StageStart
+    label: str = ""
+    generations: list[Generation] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+    end: StageEnd | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        config: the settings, whatever they are called.
+        result: None while the run is not finished.
+        masks: layer name -> bool tensor of the weight's shape, True where the weight stays; may be empty.
+        stages: in the order they ran.
+        final_epochs: fine-tuning that is no stage's.
+        dense_val_score: validation score before pruning.
+        seconds: of the last entry in the journal, since the start of the run.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    result: Result | None
+    masks: Masks
+    stages: list[Stage]
+    final_epochs: list[Epoch]
+    dense_val_score: float | None
+    seconds: float
+
+    @property
+    def scores_are_accuracies(self) -> bool:
+        """Whether scores are shares of correct answers, shown in percent, or the user's own numbers."""
+        return are_accuracies(self.config.get("score_name"), self.config.get("data"))
+
+    @property
+    def floor(self) -> float | None:
+        """The validation score that the pruned model must keep, None when the run has no floor."""
+        if self.result is not None and self.result.floor is not None:
+            return self.result.floor
+        floor, drop = self.config.get("floor"), self.config.get("max_drop")
+        if isinstance(floor, int | float):
+            return float(floor)
+        if isinstance(drop, int | float) and self.dense_val_score is not None:
+            return self.dense_val_score - drop / 100
+        return None
+
+    @property
+    def last_end(self) -> StageEnd | None:
+        """The end of the last stage whose outcome was kept."""
+        ends = [stage.end for stage in self.stages if stage.end is not None and stage.end.accepted]
+        return ends[-1] if ends else None
+
+    @property
+    def layers(self) -> list[LayerRow]:
+        """Every prunable layer: from the result, or from the last stage that was kept."""
+        if self.result is not None:
+            return self.result.layers
+        end, rows = self.last_end, []
+        for name, sparsity in (end.layers if end is not None else {}).items():
+            weights = self.masks[name].numel() if name in self.masks else None
+            kept = None if weights is None else round(weights * (1 - sparsity))
+            rows.append(LayerRow(name=name, weights=weights, kept=kept, sparsity=sparsity))
+        return rows
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        EvopruneError: the folder or its config.json is missing, nothing has been journalled yet, or a file
+            is damaged. A last journal line that was cut off is ignored.
+    """
+    folder = Path(run_dir)
+    if not (folder / "config.json").is_file():
+        raise EvopruneError(
+            f"{folder} is not a run folder (no config.json); pass the folder `evoprune prune --out` wrote"
+        )
+    if not any((folder / name).is_file() for name in ("journal.jsonl", "result.json")):
+        raise EvopruneError(
+            f"{folder} has no journal.jsonl and no result.json, so nothing to report: run the search again"
+        )
+    config = _read_object(folder / "config.json")
+    path = folder / "result.json"
+    result = parse_result(_read_object(path), str(path)) if path.is_file() else None
+    events, seconds = _read_journal(folder / "journal.jsonl")
+    stages, final_epochs = _stages(events)
+    start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
+    dense = start.dense_val_score
+    return Run(
+        folder=folder,
+        config=config,
+        result=result,
+        masks=_read_masks(folder / "masks.safetensors"),
+        stages=stages,
+        final_epochs=final_epochs,
+        dense_val_score=result.dense.val_score if dense is None and result is not None else dense,
+        seconds=seconds,
+    )
+
+
+def _stages(events: list[Record]) -> tuple[list[Stage], list[Epoch]]:
+    """Gather the journal by stage; the second part is fine-tuning that belongs to none.
+
+    What a resumed run did again replaces what was there.
+    """
+    stages: dict[int, Stage] = {}
+    final: list[Epoch] = []
+    current: Stage | None = None
+    for event in events:
+        match event:
+            case StageStart():
+                current = stages[event.stage] = Stage(event)
+            case Generation():
+                generations = _stage(stages, event.stage).generations
+                generations[:] = [g for g in generations if g.generation < event.generation] + [event]
+            case Epoch():
+                tunes_only = current is not None and not current.start.layers and current.end is None
+                if event.stage >= 0:
+                    epochs = _stage(stages, event.stage).epochs
+                else:
+                    epochs = current.epochs if current is not None and tunes_only else final
+                epochs[:] = [e for e in epochs if e.epoch < event.epoch] + [event]
+            case StageEnd():
+                _stage(stages, event.stage).end = event
+    names = Counter(stage.start.name for stage in stages.values())
+    for stage in stages.values():
+        numbered = f"{stage.start.name} (pass {stage.start.pass_index + 1})"
+        stage.label = numbered if names[stage.start.name] > 1 else stage.start.name
+    return [stages[index] for index in sorted(stages)], final
+
+
+def _stage(stages: dict[int, Stage], index: int) -> Stage:
+    unnamed = StageStart.model_validate({"stage": index, "name": f"stage {index}"})
+    return stages.setdefault(index, Stage(unnamed))
+
+
+def _read_journal(path: Path) -> tuple[list[Record], float]:
+    if not path.is_file():
+        return [], 0.0
+    lines = _read_bytes(path).split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    events, seconds = [], 0.0
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break  # the run was stopped while it wrote this line
+            raise EvopruneError(
+                f"{path} is damaged at line {number} (not JSON); restore the file or remove the line"
+            ) from error
+        if not isinstance(entry, dict):
+            raise EvopruneError(
+                f"{path} is damaged at line {number} (not an object); restore the file or remove the line"
+            )
+        record = EVENTS.get(str(entry.get("event")))
+        if record is not None:
+            events.append(validated(record, entry, f"{path} line {number}"))
+        if isinstance(entry.get("seconds"), int | float):
+            seconds = float(entry["seconds"])
+    return events, seconds
+
+
+def _read_masks(path: Path) -> Masks:
+    if not path.is_file():
+        return {}
+    try:
+        return {name: mask.bool() for name, mask in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise EvopruneError(
+            f"{path} is not a readable safetensors file; restore it or delete it to report without masks"
+        ) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise EvopruneError(f"{path} is damaged (not JSON); restore it from a copy") from error
+    if not isinstance(content, dict):
+        raise EvopruneError(f"{path} is damaged (not a JSON object); restore it from a copy")
+    return content
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EvopruneError(
+            f"cannot read {path}: {error.strerror or error}; check its permissions"
+        ) from error

@@ -1,0 +1,179 @@
+"""What a run writes, as records: the events of journal.jsonl and the content of result.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from evoprune.core import EvopruneError
+
+__all__ = [
+    "EVENTS", "Epoch", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart", "StageEnd",
+    "StageStart", "are_accuracies", "parse_result", "validated",
+]  # fmt: skip
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A number that may be missing: null, NaN and infinity all read as None."""
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class LayerRow(Record):
+    """One prunable layer at the end of the run, or as far as it got (then some fields are None)."""
+
+    name: str
+    kind: str = ""
+    weights: int | None = None
+    kept: int | None = None
+    sparsity: float
+
+
+class DenseModel(Record):
+    val_score: Number = None
+    test_score: Number = None
+    weights: int
+    file_bytes: int | None = None
+
+
+class PrunedModel(DenseModel):
+    nonzero_weights: int
+    sparsity: float
+
+
+class SearchCost(Record):
+    generations: int = 0
+    evaluations: int = 0
+    full_evaluations: float = 0.0
+    seconds: float = 0.0
+
+
+class FinetuneCost(Record):
+    epochs: int = 0
+    seconds: float = 0.0
+
+
+class Result(Record):
+    """result.json, see docs: what the run reached and what it cost."""
+
+    model: str
+    data: str | None = None
+    space: str | None = None
+    algorithm: str | None = None
+    guidance: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    versions: dict[str, object] = {}
+    dense: DenseModel
+    pruned: PrunedModel
+    layers: list[LayerRow]
+    search: SearchCost = SearchCost()
+    finetune: FinetuneCost = FinetuneCost()
+    seconds: float = 0.0
+    floor: Number = None
+    status: str | None = None
+    score_name: str | None = None
+
+    @property
+    def scores_are_accuracies(self) -> bool:
+        """Whether scores are shares of correct answers, shown in percent, or the user's own numbers."""
+        return are_accuracies(self.score_name, self.data)
+
+
+class Best(Record):
+    sparsity: Number = None
+    score: Number = None
+    loss: Number = None
+    fitness: Number = None
+
+
+class Candidates(Record):
+    sparsity: list[Number] = []
+    score: list[Number] = []
+
+
+class Generation(Record):
+    """One generation of a stage; `evaluations` are counted from the start of the run."""
+
+    stage: int
+    generation: int
+    evaluations: int = 0
+    full_evaluations: float = 0.0
+    best: Best = Best()
+    mean_fitness: Number = None
+    candidates: Candidates = Candidates()
+
+
+class Epoch(Record):
+    """One epoch of fine-tuning after a stage; stage -1 is the fine-tuning at the end of the run."""
+
+    stage: int
+    epoch: int
+    loss: Number = None
+    val_score: Number = None
+
+
+class RunStart(Record):
+    dense_val_score: Number = None
+
+
+class StageStart(Record):
+    stage: int
+    pass_index: int = Field(0, alias="pass")
+    name: str
+    layers: list[str] = []
+    target: Number = None
+
+
+class StageEnd(Record):
+    """The model after a stage; it was set back to the one before where `accepted` is false."""
+
+    stage: int
+    model_sparsity: float
+    val_score: Number = None
+    layers: dict[str, float] = {}
+    accepted: bool = True
+
+
+EVENTS: dict[str, type[Record]] = {
+    "run_start": RunStart,
+    "stage_start": StageStart,
+    "generation": Generation,
+    "epoch": Epoch,
+    "stage_end": StageEnd,
+}
+
+R = TypeVar("R", bound=Record)
+
+
+def parse_result(content: Mapping[str, Any], where: str = "result.json") -> Result:
+    """The content of a result.json, checked.
+
+    Raises:
+        EvopruneError: something is missing or of the wrong type; names it.
+    """
+    return validated(Result, content, where)
+
+
+def validated(record: type[R], content: Mapping[str, Any], where: str) -> R:
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise EvopruneError(
+            f"{where} is damaged at {key!r} ({first['msg'].lower()}); restore it from a copy"
+        ) from error
+
+
+def are_accuracies(score_name: object, data: object) -> bool:
+    return score_name == "accuracy" if score_name else bool(data)

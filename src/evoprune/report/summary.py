@@ -1,0 +1,76 @@
+"""What a command prints when a run is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from evoprune.report import wording
+from evoprune.report.records import Result, parse_result
+
+__all__ = ["layer_table", "summary_lines"]
+
+
+def layer_table(result: Mapping[str, Any]) -> Table:
+    """The layers of a result.json and their total, for `rich.print`.
+
+    Raises:
+        EvopruneError: `result` lacks something or holds the wrong type.
+    """
+    content = parse_result(result)
+    table = Table(show_footer=True)
+    table.add_column("layer", "total", no_wrap=True)
+    table.add_column("kind")
+    for title, total in zip(("weights", "kept", "sparsity"), _totals(content), strict=True):
+        table.add_column(title, total, justify="right", no_wrap=True)
+    for layer in content.layers:
+        numbers = wording.count(layer.weights), wording.count(layer.kept), wording.percent(layer.sparsity)
+        table.add_row(escape(layer.name), escape(layer.kind), *numbers)
+    return table
+
+
+def summary_lines(result: Mapping[str, Any]) -> list[str]:
+    """Dense against pruned, the floor and the cost, one plain line each.
+
+    Raises:
+        EvopruneError: `result` lacks something or holds the wrong type.
+    """
+    content = parse_result(result)
+    accuracy = content.scores_are_accuracies
+    dense, pruned, search = content.dense, content.pruned, content.search
+    name = "accuracy" if accuracy else "score"
+    lines = [
+        f"sparsity             {wording.percent(pruned.sparsity)}"
+        f" ({wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights are not zero)"
+    ]
+    for split, before, after in (
+        ("validation", dense.val_score, pruned.val_score),
+        ("test", dense.test_score, pruned.test_score),
+    ):
+        if after is not None:
+            change = f"{wording.score(before, accuracy)} dense, {wording.score(after, accuracy)} pruned"
+            lines.append(f"{f'{split} {name}':<20} {change} ({wording.drop(before, after, accuracy)})")
+    if content.floor is not None and pruned.val_score is not None:
+        met = "met" if pruned.val_score >= content.floor else "NOT met"
+        lines.append(f"{'floor':<20} {wording.score(content.floor, accuracy)} on validation: {met}")
+    took, cost = (
+        wording.duration(search.seconds),
+        f"the cost of {search.full_evaluations:,.1f} full evaluations",
+    )
+    lines.append(f"{'search':<20} {wording.count(search.evaluations)} candidates scored in {took} ({cost})")
+    epochs = f"{content.finetune.epochs} epochs of fine-tuning"
+    lines.append(f"{'whole run':<20} {wording.duration(content.seconds)}, {epochs}")
+    return lines
+
+
+def _totals(result: Result) -> tuple[str, str, str]:
+    weights = sum(layer.weights or 0 for layer in result.layers)
+    kept = sum(layer.kept or 0 for layer in result.layers)
+    return (
+        wording.count(weights),
+        wording.count(kept),
+        wording.percent(1 - kept / weights if weights else None),
+    )

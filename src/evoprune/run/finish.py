@@ -1,0 +1,94 @@
+"""The end of a run: read the test set once, write the results, draw the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from evoprune.core import sparsity_of
+from evoprune.run.folder import Folder
+from evoprune.run.result import Result, describe_layers, file_bytes, non_dominated, versions
+from evoprune.run.runner import Runner
+from evoprune.run.settings import Settings
+from evoprune.run.task import Task
+from evoprune.storage import save_tensors, write_json
+from evoprune.surgery import save_masks
+
+__all__ = ["finish", "side", "write_outputs"]
+
+
+def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float) -> dict[str, Any]:
+    """The `dense` or `pruned` entry of result.json."""
+    weights = sum(layer.size for layer in task.layers)
+    kept = sum(int(masks[layer.name].sum()) if layer.name in masks else layer.size for layer in task.layers)
+    return {
+        "val_score": val_score,
+        "test_score": None if task.test_score is None else float(task.test_score(model)),
+        "weights": weights,
+        "nonzero_weights": kept,
+        "sparsity": 1 - kept / weights,
+        "file_bytes": file_bytes(model),
+    }
+
+
+def finish(runner: Runner, dense: nn.Module) -> Result:
+    """Make the result of a run whose schedule has ended; with a folder, write everything there.
+
+    Args:
+        runner: after `run`.
+        dense: the model as it was before.
+    """
+    task, state, settings = runner.task, runner.state, runner.settings
+    masks = state.accepted.masks
+    val_score = float(task.val_score(task.model))
+    dense_side = side(task, dense, {}, state.dense_val_score)
+    evaluated = max(1, getattr(task.val_score, "samples", 1))
+    summary = {
+        "model": settings.model,
+        "data": settings.data,
+        "space": settings.space,
+        "algorithm": settings.algorithm,
+        "preset": settings.preset,
+        "guidance": settings.guidance,
+        "seed": settings.seed,
+        "device": runner.device.type,
+        "versions": versions(),
+        "dense": {key: dense_side[key] for key in ("val_score", "test_score", "weights", "file_bytes")},
+        "pruned": side(task, task.model, masks, val_score),
+        "floor": runner.floor,
+        "status": _status(runner, val_score),
+        "layers": describe_layers(task.layers, masks),
+        "search": {
+            "generations": state.generations,
+            "evaluations": state.evaluations,
+            "full_evaluations": round(state.samples_scored / evaluated, 3),
+            "seconds": round(state.search_seconds, 3),
+        },
+        "finetune": {"epochs": state.finetune_epochs, "seconds": round(state.finetune_seconds, 3)},
+        "seconds": round(runner.elapsed(), 3),
+    }
+    result = Result(
+        task.model, masks, sparsity_of(masks, task.layers), val_score, non_dominated(state.history), summary
+    )
+    if runner.folder is not None:
+        result.path = runner.folder.path
+        write_outputs(runner.folder, result, settings)
+    return result
+
+
+def write_outputs(folder: Folder, result: Result, settings: Settings) -> None:
+    """masks.safetensors, model.safetensors, and last result.json: where it is, the run is complete."""
+    save_masks(result.masks, folder.masks)
+    save_tensors(result.model.state_dict(), folder.model, {"model": settings.model})
+    write_json(folder.result, result.summary)
+
+
+def _status(runner: Runner, val_score: float) -> str:
+    """One sentence on how the run ended."""
+    floor = runner.floor
+    if not runner.state.accepted.masks or all(bool(mask.all()) for mask in runner.state.accepted.masks.values()):
+        return "nothing could be pruned above the floor; the dense model is returned"
+    if floor is not None and val_score < floor:
+        return f"the validation score {val_score:.4f} is below the floor {floor:.4f}"
+    return "complete"

@@ -1,0 +1,112 @@
+"""The run folder: names of its files, and who may write into it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from evoprune.core import EvopruneError
+from evoprune.run.settings import Settings
+from evoprune.storage import write_json
+
+__all__ = ["Folder"]
+
+
+class Folder:
+    """A run on disk. Use `create` or `open`; it is locked until the process ends or `close` is called."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.journal = path / "journal.jsonl"
+        self.state = path / "state"
+        self.snapshot = self.state / "snapshot.safetensors"
+        self.dense = self.state / "dense.safetensors"
+        self.masks = path / "masks.safetensors"
+        self.model = path / "model.safetensors"
+        self.result = path / "result.json"
+        self.report = path / "report.html"
+        self._lock: Any = None
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, overwrite: bool = False) -> Folder:
+        """A new run folder.
+
+        Raises:
+            EvopruneError: there is a run already (and not `overwrite`), something else, or no writing there.
+        """
+        folder = cls(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not folder.config.exists():
+                raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
+            if not overwrite:
+                raise EvopruneError(
+                    f"{path} already holds a run; go on with `evoprune resume {path}`, start over with"
+                    " --overwrite, or choose another --out"
+                )
+        try:
+            folder.state.mkdir(parents=True, exist_ok=True)
+            folder._acquire()
+            if overwrite:
+                for entry in path.iterdir():
+                    if entry.name not in ("state", "config.json"):
+                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                for entry in folder.state.iterdir():
+                    if entry.name != "lock":
+                        entry.unlink()
+        except OSError as error:
+            raise EvopruneError(f"cannot make the run folder {path}: {error.strerror or error}") from error
+        write_json(folder.config, settings.model_dump())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, lock: bool = True) -> tuple[Folder, Settings]:
+        """An existing run folder and its settings.
+
+        Raises:
+            EvopruneError: there is no run, it is damaged, or another process works in it.
+        """
+        folder = cls(path)
+        if not folder.config.exists():
+            raise EvopruneError(f"{path} is not a run folder: it has no config.json; check the path")
+        try:
+            settings = Settings(**json.loads(folder.config.read_text()))
+        except (OSError, ValueError) as error:
+            raise EvopruneError(f"{folder.config} is damaged; start the run again with --overwrite") from error
+        if lock:
+            folder._acquire()
+        return folder, settings
+
+    def read_result(self) -> dict[str, Any]:
+        """result.json.
+
+        Raises:
+            EvopruneError: the run has not ended, or the file is damaged.
+        """
+        if not self.result.exists():
+            raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.path}`")
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text())
+        except (OSError, ValueError) as error:
+            raise EvopruneError(
+                f"{self.result} is damaged; delete it and run `evoprune resume {self.path}` to write it again"
+            ) from error
+        return result
+
+    def _acquire(self) -> None:
+        try:
+            self._lock = (self.state / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvopruneError(f"another process is working in {self.path}; wait for it or choose another --out") from None
+        except OSError as error:
+            raise EvopruneError(f"cannot lock {self.path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None

@@ -1,0 +1,23 @@
+"""Score and sparsity together: the fitness that an algorithm sees."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from evoprune.core import Scores
+
+__all__ = ["mixed_fitness", "score_fitness"]
+
+
+def mixed_fitness(scores: Scores, sparsity: Tensor, alpha: float, floor: float) -> Tensor:
+    """The reference system's fitness, (P, 1): alpha * sparsity + (1 - alpha) * score, 0 under the floor."""
+    fitness = alpha * sparsity + (1 - alpha) * scores.score
+    return torch.where(scores.score >= floor, fitness, 0.0)[:, None]
+
+
+def score_fitness(scores: Scores) -> Tensor:
+    """For genomes of equal sparsity, (P, 2): the score, ties broken by the lower loss."""
+    if scores.loss is None:
+        return scores.score[:, None]
+    return torch.stack([scores.score, -scores.loss], dim=1)

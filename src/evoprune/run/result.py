@@ -1,0 +1,95 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, Layer, Masks, sparsity_of
+from evoprune.run.schedule import Outcome
+from evoprune.storage import save_tensors, write_json
+from evoprune.surgery import save_masks
+
+__all__ = ["Result", "describe_layers", "file_bytes", "non_dominated", "versions"]
+
+
+@dataclass
+class Result:
+    """A pruned model.
+
+    Attributes:
+        model: the pruned model, zeros in place.
+        masks: layer name -> bool tensor of the weight's shape, True where the weight stays.
+        sparsity: share of zeros among the weights of the layers that may be pruned.
+        score: validation score after the last epoch.
+        front: the stages that no other stage beats in both, as {"sparsity", "score"}, by sparsity.
+        summary: the content of result.json.
+        path: the run folder, or None.
+    """
+
+    model: nn.Module
+    masks: Masks
+    sparsity: float
+    score: float
+    front: list[dict[str, float]]
+    summary: dict[str, Any] = field(repr=False)
+    path: Path | None = None
+
+    def save(self, directory: str | Path) -> Path:
+        """Write masks.safetensors, model.safetensors and result.json into a folder, making it if need be."""
+        folder = Path(directory)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EvopruneError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        save_masks(self.masks, folder / "masks.safetensors")
+        save_tensors(self.model.state_dict(), folder / "model.safetensors")
+        write_json(folder / "result.json", self.summary)
+        return folder
+
+
+def describe_layers(layers: Sequence[Layer], masks: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """The `layers` entry of result.json."""
+    rows = []
+    for layer in layers:
+        kept = int(masks[layer.name].sum()) if layer.name in masks else layer.size
+        rows.append(
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "weights": layer.size,
+                "kept": kept,
+                "sparsity": sparsity_of(masks, [layer]),
+            }
+        )
+    return rows
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Size of the model's weights as a safetensors file, measured by writing one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_tensors(model.state_dict(), path)
+        return path.stat().st_size
+
+
+def non_dominated(history: Sequence[Outcome]) -> list[dict[str, float]]:
+    """The outcomes that no other one beats or equals in both sparsity and score."""
+    best: list[dict[str, float]] = []
+    for outcome in sorted(history, key=lambda o: (-o.sparsity, -o.val_score)):
+        if not best or outcome.val_score > best[-1]["score"]:
+            best.append({"sparsity": outcome.sparsity, "score": outcome.val_score})
+    return best[::-1]
+
+
+def versions() -> dict[str, str]:
+    """What the result was made with."""
+    return {"evoprune": version("evoprune"), "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,332 @@
+"""The run: stages of search and fine-tuning until the schedule ends, resumable at any moment."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evoprune.core import EvopruneError, Scores, generator, resolve_layers, sparsity_of, weight_of
+from evoprune.evaluate import make_evaluator
+from evoprune.guidance import priorities
+from evoprune.run.folder import Folder
+from evoprune.run.journal import Journal
+from evoprune.run.objective import mixed_fitness, score_fitness
+from evoprune.run.schedule import Outcome, Stage, next_stage
+from evoprune.run.settings import Settings
+from evoprune.run.state import Kept, RunState, load_state, save_state
+from evoprune.run.task import Task
+from evoprune.search import Algorithm, BudgetGA, OriginalGA, Population, best_of
+from evoprune.spaces import WeightSpace, pack_bits, unpack_bits
+from evoprune.surgery import FineTuner, apply_masks, swap_weights
+from evoprune.training import Recipe
+
+__all__ = ["Listener", "Runner"]
+
+Listener = Callable[[dict[str, Any]], None]
+"""Called with every event of the journal, to show progress."""
+
+SNAPSHOT_SECONDS = 5.0
+LOWEST_SHARE = 0.3
+"""How much thinner than the average a layer may become in one stage of the ladder."""
+
+
+class Runner:
+    """Carries a task through its schedule.
+
+    Args:
+        task: live objects; `task.model` is changed in place.
+        settings: of the run.
+        folder: where journal and snapshots go; None keeps nothing.
+        listener: told of every event.
+        resume: go on from the folder's snapshot.
+    """
+
+    def __init__(
+        self, task: Task, settings: Settings, folder: Folder | None, listener: Listener | None = None, resume: bool = False
+    ) -> None:
+        self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
+        self.layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
+        self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
+        self.device = next(task.model.parameters()).device
+        self.last_snapshot = 0.0
+        if resume and folder is not None:
+            self.state = load_state(folder.snapshot)
+            self._put(self.state.now)
+        else:
+            kept = self._kept({layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self.layers})
+            self.state = RunState(now=kept, accepted=kept)
+        self.journal = Journal(folder.journal if folder else None, self.state.journal_bytes)
+        self.started = time.perf_counter() - self.state.seconds
+        if not resume:
+            self._start()
+
+    def _start(self) -> None:
+        score = float(self.task.val_score(self.task.model))
+        self.state.dense_val_score = score
+        self.floor_or_error(score)
+        self._tell("run_start", dense_val_score=score)
+        self._snapshot()
+
+    def floor_or_error(self, dense: float) -> float | None:
+        """The validation score that the pruned model has to keep, or None.
+
+        Raises:
+            EvopruneError: the dense model itself does not reach it.
+        """
+        settings = self.settings
+        if settings.max_drop is not None:
+            return dense - settings.max_drop / 100
+        if settings.floor is not None and settings.floor > dense:
+            raise EvopruneError(
+                f"the floor {settings.floor:g} is above the dense model's own validation score {dense:.4f};"
+                f" give a --floor below it, or --max-drop in points"
+            )
+        return settings.floor
+
+    @property
+    def floor(self) -> float | None:
+        """The validation score to keep."""
+        return self.floor_or_error(self.state.dense_val_score)
+
+    def run(self) -> None:
+        """Ask the schedule, search, fine-tune, keep or go back; until there is no next stage."""
+        state = self.state
+        while True:
+            stage = state.stage or next_stage(
+                self.settings, self.layers, state.history, self.task.train is not None, self._out_of_time()
+            )
+            if stage is None:
+                break
+            if state.stage is None:
+                state.stage, state.phase, state.step = stage, "search" if stage.layers else "finetune", 0
+                self._tell(
+                    "stage_start", stage=stage.index, name=stage.name, layers=list(stage.layers), target=stage.target,
+                    **{"pass": stage.round}, generations=self.settings.generations, epochs=stage.epochs,
+                )  # fmt: skip
+            if state.phase == "search":
+                self._search(stage)
+            if state.phase == "finetune":
+                self._finetune(stage)
+            self._settle(stage)
+        self._put(state.accepted)
+        state.now = state.accepted
+        self.journal.close()
+
+    # -- search ------------------------------------------------------------------------------------------
+
+    def _search(self, stage: Stage) -> None:
+        """The main loop: ask, evaluate, tell, append."""
+        state, begun = self.state, time.perf_counter()
+        space = WeightSpace(resolve_layers(self.layers, stage.layers))
+        start = space.join(state.now.masks)
+        algorithm = self._algorithm(stage, space, start)
+        # Candidates may bring pruned weights back, with the values they had: scored on the model without zeros.
+        swap_weights(self.task.model, {name: state.now.values[name] for name in stage.layers})
+        evaluator = make_evaluator(
+            self.task.model, self.task.val_score, list(stage.layers), device=self.device,
+            batch_memory_mb=self.settings.memory_mb,
+        )  # fmt: skip
+        for generation in range(state.step, self.settings.generations + 1):
+            rng = generator(self.settings.seed, stage.index, generation)
+            found = []
+            for _ in range(1 if state.population is None else algorithm.asks_per_generation):
+                genomes, traits = algorithm.ask(state.population, rng)
+                scores = evaluator(space.plans(genomes), algorithm.floor(state.population))
+                candidates = Population(genomes, self._fitness(scores, genomes, stage), traits)
+                state.population = algorithm.tell(state.population, candidates)
+                state.evaluations += len(genomes)
+                state.samples_scored += scores.samples
+                found.append((scores, 1 - genomes.double().mean(1)))
+            state.step, state.generations = generation + 1, state.generations + (generation > 0)
+            state.search_seconds += time.perf_counter() - begun
+            begun = time.perf_counter()
+            best = self._tell_generation(generation, state.population, found, evaluator.samples)
+            reached = self.settings.preset == "original" and best["sparsity"] >= stage.target
+            if reached or self._out_of_time():
+                break
+            self._snapshot(at_most_every=SNAPSHOT_SECONDS)
+        self._take_best(stage, space)
+
+    def _algorithm(self, stage: Stage, space: WeightSpace, start: Tensor) -> Algorithm:
+        settings = self.settings
+        if settings.preset == "original":
+            warm = self.state.warm.get(stage.name)
+            return OriginalGA(
+                space.genes, settings.population, settings.crossover_rate, settings.mutation_rate,
+                settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.genes),
+            )  # fmt: skip
+        keep = max(len(space.layers), round((1 - stage.target) * space.genes))
+        smallest = LOWEST_SHARE * keep / max(int(start.sum()), 1)
+        priority = priorities(
+            settings.guidance, self.task.model, space.layers, self.state.now.masks, self.task.samples,
+            smallest, (settings.seed, stage.index, -1 & 0xFFFF),
+        )  # fmt: skip
+        return BudgetGA(
+            space.sizes, keep, start, priority, settings.population, settings.crossover_rate, settings.mutation_rate
+        )
+
+    def _fitness(self, scores: Scores, genomes: Tensor, stage: Stage) -> Tensor:  # noqa: ARG002
+        if self.settings.preset == "original":
+            sparsity = 1 - genomes.double().mean(1)
+            floor = self.floor
+            return mixed_fitness(scores, sparsity, self.settings.alpha, -float("inf") if floor is None else floor)
+        return score_fitness(scores)
+
+    def _take_best(self, stage: Stage, space: WeightSpace) -> None:
+        """The best genome becomes the model's masks."""
+        state, model = self.state, self.task.model
+        assert state.population is not None
+        best = state.population.genomes[best_of(state.population)]
+        masks = state.now.masks | space.masks(_never_empty(best, space))
+        if self.settings.preset == "original":
+            state.warm[stage.name] = pack_bits(state.population.genomes)
+        values = {layer.name: weight_of(model, layer.name).detach().clone() for layer in space.layers}
+        apply_masks(model, masks)
+        state.now = self._kept(masks, state.now.values | values)
+        state.population, state.phase, state.step = None, "finetune", 0
+        self._snapshot()
+
+    # -- fine-tuning -------------------------------------------------------------------------------------
+
+    def _finetune(self, stage: Stage) -> None:
+        """Short fine-tuning, then the final schedule where the stage asks for it."""
+        state, settings = self.state, self.settings
+        if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
+            if state.step < stage.epochs:
+                self._epochs(stage, "constant", 0, stage.epochs)
+            floor = self.floor
+            needed = not stage.only_below_floor or (floor is not None and self._val_score() < floor)
+            if needed and not (stage.only_below_floor and self._out_of_time()):
+                self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
+        state.phase = "settle"
+
+    def _epochs(self, stage: Stage, schedule: str, first: int, last: int) -> None:
+        state, settings = self.state, self.settings
+        assert self.task.train is not None
+        recipe = Recipe(
+            epochs=max(1, last - first), batch_size=settings.batch_size, optimizer=settings.optimizer,
+            learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, schedule=schedule,  # type: ignore[arg-type]
+            distill=settings.distill,
+        )  # fmt: skip
+        tuner = FineTuner(self.task.model, state.now.masks, self.task.train, recipe, self.teacher)
+        if state.optimizer and state.step > first:
+            tuner.load_state(state.optimizer)
+        for epoch in range(max(first, state.step), last):
+            begun = time.perf_counter()
+            loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1)
+            val_score = self._val_score()
+            state.step = epoch + 1
+            state.finetune_epochs += 1
+            state.finetune_seconds += time.perf_counter() - begun
+            state.optimizer = tuner.state()
+            state.now = self._kept(state.now.masks, state.now.values)
+            final = -1 if not stage.layers else stage.index
+            self._tell("epoch", stage=final, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
+            self._snapshot()
+        state.optimizer = {}
+
+    def _settle(self, stage: Stage) -> None:
+        """Keep what the stage gave if the floor holds; else go back to what was kept before."""
+        state, floor = self.state, self.floor
+        val_score = self._val_score()
+        held = self.settings.preset == "original" or floor is None or val_score >= floor or not stage.layers
+        sparsity = sparsity_of(state.now.masks, self.layers)
+        tuned = stage.final_epochs > 0 and state.step > stage.epochs
+        state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned))
+        layers = {layer.name: sparsity_of(state.now.masks, [layer]) for layer in self.layers}
+        if held:
+            state.accepted = state.now
+        else:
+            state.now = state.accepted
+            self._put(state.now)
+        state.stage, state.phase, state.step = None, "search", 0
+        self._tell(
+            "stage_end", stage=stage.index, model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=held
+        )
+        self._snapshot()
+
+    # -- small things ------------------------------------------------------------------------------------
+
+    def elapsed(self) -> float:
+        """Seconds of work so far, those before an interruption included."""
+        return time.perf_counter() - self.started
+
+    def _val_score(self) -> float:
+        return float(self.task.val_score(self.task.model))
+
+    def _kept(self, masks: dict[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Kept:
+        model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
+        if values is None:
+            values = {layer.name: weight_of(self.task.model, layer.name).detach().cpu().clone() for layer in self.layers}
+        return Kept(model, masks, {name: value.cpu() for name, value in values.items()})
+
+    def _put(self, kept: Kept) -> None:
+        self.task.model.load_state_dict(kept.model)
+
+    def _out_of_time(self) -> bool:
+        """Whether only the final fine-tuning still fits into the time limit."""
+        limit, state = self.settings.time_limit_seconds, self.state
+        if limit is None:
+            return False
+        epoch = state.finetune_seconds / state.finetune_epochs if state.finetune_epochs else 0.0
+        return self.elapsed() + epoch * self.settings.final_epochs >= limit
+
+    def _tell(self, event: str, **content: Any) -> None:
+        record = {"event": event, "seconds": round(self.elapsed(), 3), **content}
+        self.journal.append(record)
+        self.state.journal_bytes = self.journal.bytes
+        if self.listener is not None:
+            self.listener(record)
+
+    def _tell_generation(
+        self, generation: int, population: Population, found: list[tuple[Scores, Tensor]], samples: int
+    ) -> dict[str, Any]:
+        best_index = best_of(population)
+        fitness = population.fitness[best_index].tolist()
+        sparsity = float(1 - population.genomes[best_index].double().mean())
+        mixed = self.settings.preset == "original"
+        alpha = self.settings.alpha
+        score = (fitness[0] - alpha * sparsity) / (1 - alpha) if mixed and alpha < 1 else fitness[0]
+        best = {
+            "sparsity": sparsity,
+            "score": score,
+            "loss": -fitness[1] if len(fitness) > 1 else None,
+            "fitness": fitness[0],
+        }
+        assert self.state.stage is not None
+        self._tell(
+            "generation",
+            stage=self.state.stage.index,
+            generation=generation,
+            evaluations=self.state.evaluations,
+            full_evaluations=round(self.state.samples_scored / samples, 3),
+            best=best,
+            mean_fitness=float(population.fitness[:, 0].mean()),
+            candidates={
+                "sparsity": [round(s, 6) for _, sparsities in found for s in sparsities.tolist()],
+                "score": [round(s, 6) for scores, _ in found for s in scores.score.tolist()],
+            },
+        )
+        return best
+
+    def _snapshot(self, at_most_every: float = 0.0) -> None:
+        now = time.perf_counter()
+        if self.folder is not None and now - self.last_snapshot >= at_most_every:
+            self.state.seconds = now - self.started
+            save_state(self.state, self.folder.snapshot)
+            self.last_snapshot = now
+
+
+def _never_empty(genome: Tensor, space: WeightSpace) -> Tensor:
+    """A layer without any weight would cut the network: its first weight stays."""
+    genome, first = genome.clone(), 0
+    for layer in space.layers:
+        part = genome[first : first + layer.size]
+        part[0] |= not bool(part.any())
+        first += layer.size
+    return genome

@@ -1,0 +1,130 @@
+"""Which stage comes next: a pure function of the settings and of what the stages so far gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evoprune.core import Layer
+from evoprune.run.settings import Settings
+
+__all__ = ["Outcome", "Stage", "next_stage"]
+
+FIRST_STEPS, LATER_STEPS = 0.5, 0.7
+"""Share of the weights that a pass of the default ladder keeps: half at first, more where it hurts."""
+LATER = 0.15
+TRIES_AT_FLOOR = 2
+"""Failed targets before the ladder ends at the last one that held the floor."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One search and the fine-tuning after it.
+
+    Attributes:
+        index: position in the run.
+        name: shown to the user.
+        layers: the layers searched; none for a stage that only fine-tunes.
+        round: which pass over the model.
+        target: sparsity of the stage's layers; a threshold that ends the search early for the original
+            preset, met exactly by the default one.
+        epochs: of fine-tuning after the search, with a constant learning rate.
+        final_epochs: of fine-tuning after that, along the final schedule; with `only_below_floor` they are
+            spent only where the floor is not held without them.
+    """
+
+    index: int
+    name: str
+    layers: tuple[str, ...]
+    round: int
+    target: float
+    epochs: int
+    final_epochs: int = 0
+    only_below_floor: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gave: the model's sparsity over the run's layers, its score, and whether it was kept."""
+
+    target: float
+    sparsity: float
+    val_score: float
+    accepted: bool
+    polished: bool
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> Outcome:
+        """From a snapshot's JSON."""
+        return Outcome(**record)
+
+
+def next_stage(
+    settings: Settings, layers: Sequence[Layer], history: Sequence[Outcome], trainable: bool, out_of_time: bool
+) -> Stage | None:
+    """The next stage, or None when the run is done.
+
+    Args:
+        settings: of the run.
+        layers: the layers the run prunes.
+        history: outcomes of the stages so far, in order.
+        trainable: whether there is training data; without it nothing is fine-tuned.
+        out_of_time: end as soon as the result is valid and fine-tuned.
+    """
+    if settings.preset == "original":
+        return _original(settings, layers, len(history), trainable, out_of_time)
+    return _ladder(settings, layers, history, trainable, out_of_time)
+
+
+def _original(
+    settings: Settings, layers: Sequence[Layer], done: int, trainable: bool, out_of_time: bool
+) -> Stage | None:
+    """Layer after layer, fine-tuning after each, and a longer fine-tuning after each pass."""
+    stages: list[Stage] = []
+    passes = settings.passes or [1.0]
+    for number, threshold in enumerate(passes):
+        for layer in layers:
+            epochs = settings.finetune_epochs if trainable else 0
+            stages.append(Stage(len(stages), layer.name, (layer.name,), number, threshold, epochs))
+        if trainable and settings.final_epochs:
+            stages.append(
+                Stage(len(stages), "fine-tuning", (), number, threshold, 0, final_epochs=settings.final_epochs)
+            )
+    if out_of_time:
+        return stages[-1] if done < len(stages) and not stages[-1].layers and done else None
+    return stages[done] if done < len(stages) else None
+
+
+def _ladder(
+    settings: Settings, layers: Sequence[Layer], history: Sequence[Outcome], trainable: bool, out_of_time: bool
+) -> Stage | None:
+    """All layers at once, sparser in every pass, until the goal is met or the floor no longer holds."""
+    index = len(history)
+    names = tuple(layer.name for layer in layers)
+    short, long = (settings.finetune_epochs, settings.final_epochs) if trainable else (0, 0)
+    accepted = [outcome for outcome in history if outcome.accepted]
+    failed = [outcome for outcome in history if not outcome.accepted]
+    if (target := _next_target(settings, accepted, failed)) is None or (out_of_time and history):
+        if long and accepted and not accepted[-1].polished:
+            return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
+        return None
+    name = f"all layers to {target:.2%}" if len(names) > 1 else f"{names[0]} to {target:.2%}"
+    goal = target == settings.sparsity or target == (settings.passes or [None])[-1]
+    return Stage(index, name, names, index, target, short, long, only_below_floor=not goal)
+
+
+def _next_target(settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome]) -> float | None:
+    if settings.passes is not None:
+        return settings.passes[len(accepted)] if not failed and len(accepted) < len(settings.passes) else None
+    density = 1 - accepted[-1].target if accepted else 1.0
+    if failed:
+        if len(failed) >= TRIES_AT_FLOOR:
+            return None
+        return 1 - (density * (1 - min(outcome.target for outcome in failed))) ** 0.5
+    if settings.sparsity is not None and accepted and accepted[-1].target >= settings.sparsity:
+        return None
+    density *= FIRST_STEPS if density > LATER else LATER_STEPS
+    if settings.sparsity is not None and density < 1.15 * (1 - settings.sparsity):
+        return settings.sparsity
+    return round(1 - density, 4)

@@ -1,0 +1,131 @@
+"""The settings of a run: what the user said, completed by a preset. Written to config.json."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from evoprune.core import EvopruneError
+
+__all__ = ["PRESETS", "Settings", "make_settings", "parse_duration"]
+
+
+class Settings(BaseModel):
+    """All numbers and choices of a run. A field left None is decided from the preset or the model.
+
+    `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    checkpoint: str | None = None
+    data: str | None = None
+    layers: list[str] | None = None
+    include_norm: bool = False
+    space: Literal["weights"] = "weights"
+    preset: Literal["default", "original"] = "default"
+    algorithm: Literal["ga"] = "ga"
+    guidance: Literal["none", "magnitude", "gradient"] = "none"
+
+    floor: float | None = None
+    max_drop: float | None = Field(None, ge=0)
+    sparsity: float | None = Field(None, gt=0, lt=1)
+    passes: list[float] | None = None
+    alpha: float = Field(0.8, ge=0, le=1)
+
+    population: int = Field(12, ge=2)
+    generations: int = Field(8, ge=1)
+    crossover_rate: float = Field(0.8, ge=0, le=1)
+    mutation_rate: float = Field(0.002, ge=0, le=1)
+    initial_sparsity: float = Field(0.1, ge=0, lt=1)
+
+    finetune_epochs: int = Field(2, ge=0)
+    final_epochs: int = Field(10, ge=0)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adam"
+    learning_rate: float = Field(2e-3, gt=0)
+    final_schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(128, ge=1)
+    distill: float = Field(0.9, ge=0, le=1)
+
+    time_limit_seconds: float | None = Field(None, gt=0)
+    memory_mb: int = Field(1024, ge=16)
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(1, ge=1)
+    threads: int = Field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))), ge=1)
+    command: str | None = None
+
+    @field_validator("passes")
+    @classmethod
+    def _passes_rise(cls, passes: list[float] | None) -> list[float] | None:
+        if passes is not None and (not passes or any(not 0 < p <= 1 for p in passes) or passes != sorted(passes)):
+            raise ValueError("passes are sparsities above 0 and up to 1 that rise, such as 0.6,1.0")
+        return passes
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # SEED.md: the reference system's numbers. One layer alone: see `make_settings`.
+    "original": {
+        "population": 10,
+        "generations": 25,
+        "crossover_rate": 1.0,
+        "mutation_rate": 0.1,
+        "initial_sparsity": 0.1,
+        "alpha": 0.8,
+        "floor": 0.6,
+        "passes": [1.0],
+        "finetune_epochs": 3,
+        "final_epochs": 10,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "final_schedule": "constant",
+        "batch_size": 32,
+        "distill": 0.0,
+    },
+}
+
+ORIGINAL_ONE_LAYER = {"generations": 20, "mutation_rate": 0.05, "final_epochs": 0}
+DEFAULT_MAX_DROP = 0.75
+
+
+def make_settings(**given: Any) -> Settings:
+    """Settings from what the user gave; what is None is taken from the preset.
+
+    Raises:
+        EvopruneError: a value is unknown or out of its range, or two contradict each other.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    preset = given.get("preset", "default")
+    defaults = dict(PRESETS.get(preset, {}))
+    if preset == "original":
+        if len(given.get("layers") or []) == 1:
+            defaults |= ORIGINAL_ONE_LAYER
+        if "max_drop" in given:
+            defaults.pop("floor")
+        if given.get("guidance", "none") != "none":
+            raise EvopruneError("--guidance has no effect with --preset original; leave one of them out")
+    elif {"floor", "max_drop", "sparsity", "passes"}.isdisjoint(given):
+        defaults["max_drop"] = DEFAULT_MAX_DROP
+    if "floor" in given and "max_drop" in given:
+        raise EvopruneError("--floor and --max-drop say the same thing in two ways; give one of them")
+    try:
+        return Settings(**(defaults | given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+        reason = first["msg"].removeprefix("Value error, ")
+        raise EvopruneError(f"{name} {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `10m`, `1.5h` or plain seconds -> seconds."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if not match or float(match[1]) == 0:
+        raise EvopruneError(f"--time-limit {text!r}: expected a time above zero such as 90s, 10m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

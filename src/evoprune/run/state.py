@@ -1,0 +1,130 @@
+"""All that a run has to remember, as plain data, and its snapshots on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evoprune.core import EvopruneError, Masks
+from evoprune.run.schedule import Outcome, Stage
+from evoprune.search import Population
+from evoprune.spaces import pack_bits, unpack_bits
+from evoprune.storage import save_tensors
+
+__all__ = ["Kept", "RunState", "load_state", "save_state"]
+
+
+@dataclass
+class Kept:
+    """A model at one moment.
+
+    Attributes:
+        model: its state dict, pruned weights at zero.
+        masks: what stays.
+        values: the last values of all weights that may be pruned, so that a pruned one can come back.
+    """
+
+    model: dict[str, Tensor]
+    masks: Masks
+    values: dict[str, Tensor]
+
+
+@dataclass
+class RunState:
+    """Where a run is. Everything random is derived from the seed and this position."""
+
+    now: Kept
+    accepted: Kept
+    history: list[Outcome] = field(default_factory=list)
+    stage: Stage | None = None
+    phase: str = "search"
+    step: int = 0
+    dense_val_score: float = 0.0
+    evaluations: int = 0
+    samples_scored: int = 0
+    generations: int = 0
+    search_seconds: float = 0.0
+    finetune_seconds: float = 0.0
+    finetune_epochs: int = 0
+    seconds: float = 0.0
+    journal_bytes: int = 0
+    population: Population | None = None
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    warm: dict[str, Tensor] = field(default_factory=dict)
+    """Stage name -> packed last population, from which the next pass over that layer starts."""
+
+
+TENSORS = {"now", "accepted", "population", "optimizer", "warm"}
+
+
+def save_state(state: RunState, path: Path) -> None:
+    """Write a snapshot, atomically; genomes are packed eight bits a byte."""
+    tensors: dict[str, Tensor] = {}
+    for name, kept in (("now", state.now), ("accepted", state.accepted)):
+        for part in fields(Kept):
+            for key, tensor in getattr(kept, part.name).items():
+                packed = pack_bits(tensor.flatten()) if part.name == "masks" else tensor
+                tensors[f"{name}/{part.name}/{key}"] = packed
+    if state.population is not None:
+        tensors["population/genomes"] = pack_bits(state.population.genomes)
+        tensors["population/fitness"] = state.population.fitness
+        tensors |= {f"population/traits/{key}": value for key, value in state.population.traits.items()}
+    tensors |= {f"optimizer/{key}": value for key, value in state.optimizer.items()}
+    tensors |= {f"warm/{key}": value for key, value in state.warm.items()}
+    plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in TENSORS}
+    plain["history"] = [asdict(outcome) for outcome in state.history]
+    plain["stage"] = None if state.stage is None else asdict(state.stage)
+    plain["genes"] = None if state.population is None else state.population.genomes.shape[1]
+    save_tensors(tensors, path, {"state": json.dumps(plain)})
+
+
+def load_state(path: Path) -> RunState:
+    """Read a snapshot.
+
+    Raises:
+        EvopruneError: there is none, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        genes = plain.pop("genes")
+        plain["history"] = [Outcome.from_json(record) for record in plain["history"]]
+        if plain["stage"] is not None:
+            plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
+        now, accepted = (_kept(_under(tensors, f"{name}/")) for name in ("now", "accepted"))
+        population = None
+        if genes is not None:
+            bits = unpack_bits(tensors["population/genomes"], genes)
+            population = Population(bits, tensors["population/fitness"], _under(tensors, "population/traits/"))
+        return RunState(
+            now=now,
+            accepted=accepted,
+            population=population,
+            optimizer=_under(tensors, "optimizer/"),
+            warm=_under(tensors, "warm/"),
+            **plain,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise EvopruneError(
+            f"cannot go on from {path}: {error or type(error).__name__}; the run folder is damaged or"
+            " incomplete, start it again with --overwrite"
+        ) from error
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _kept(tensors: dict[str, Tensor]) -> Kept:
+    values = _under(tensors, "values/")
+    masks = {
+        name: unpack_bits(packed, values[name].numel()).view(values[name].shape)
+        for name, packed in _under(tensors, "masks/").items()
+    }
+    return Kept(_under(tensors, "model/"), masks, values)

@@ -1,0 +1,40 @@
+"""What a run works on: the model, its layers, the score, and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, Layer
+from evoprune.training import BatchSource
+
+__all__ = ["Task"]
+
+Score = Callable[[nn.Module], float]
+
+
+@dataclass
+class Task:
+    """The live objects of a run.
+
+    Attributes:
+        model: changed in place by the run.
+        layers: what may be pruned.
+        val_score: model -> float, higher is better; selection uses it.
+        train: training batches, or None: then nothing is fine-tuned.
+        samples: (N, ...) inputs and (N,) targets for guidance, or None.
+        test_score: read once at the end, for the dense and for the pruned model.
+    """
+
+    model: nn.Module
+    layers: list[Layer]
+    val_score: Score
+    train: BatchSource | None = None
+    samples: tuple[Tensor, Tensor] | None = None
+    test_score: Score | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise EvopruneError("the model has no layer with a weight of two or more dimensions to prune")

@@ -1,0 +1,44 @@
+"""One bit a weight: the genome is the masks of all layers, flattened and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from evoprune.core import Layer, Masks
+
+__all__ = ["WeightSpace"]
+
+
+class WeightSpace:
+    """Unstructured pruning of some layers.
+
+    Args:
+        layers: the layers that the genome speaks of, in order.
+
+    Attributes:
+        genes: G, the number of weights of all layers.
+        sizes: weights of each layer; gene positions run through the layers in order, row-major.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = tuple(layers)
+        self.sizes = [layer.size for layer in layers]
+        self.genes = sum(self.sizes)
+
+    def plans(self, genomes: Tensor) -> dict[str, Tensor]:
+        """(P, G) bool genomes -> layer name -> (P, *weight shape) bool; views, nothing is copied."""
+        parts = genomes.split(self.sizes, dim=-1)
+        return {
+            layer.name: part.unflatten(-1, layer.shape) for layer, part in zip(self.layers, parts, strict=True)
+        }
+
+    def masks(self, genome: Tensor) -> Masks:
+        """(G,) bool -> layer name -> bool tensor of the weight's shape."""
+        return {name: plan.clone() for name, plan in self.plans(genome).items()}
+
+    def join(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Layer name -> tensor of the weight's shape (masks, priorities, ...) -> (G,) in gene order."""
+        return torch.cat([values[layer.name].flatten() for layer in self.layers])

@@ -1,0 +1,71 @@
+"""Train a pruned model without letting one pruned weight come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import Masks, generator, weight_of
+from evoprune.surgery.masks import apply_masks
+from evoprune.training import (
+    BatchSource,
+    Recipe,
+    optimizer_from_tensors,
+    optimizer_to_tensors,
+    train_epoch,
+)
+
+__all__ = ["FineTuner"]
+
+
+class FineTuner:
+    """Fine-tunes a model under masks, an epoch at a time.
+
+    After every step the pruned weights are set to zero again, so that momentum, weight decay or Adam's moments
+    cannot move them; their gradients are cleared too, so that they take no part in the optimizer's state.
+
+    Args:
+        model: changed in place.
+        masks: layer name -> bool tensor of the weight's shape.
+        source: training batches.
+        recipe: settings; `recipe.epochs` is the length of the learning-rate schedule.
+        teacher: in eval mode; its outputs are matched where given.
+    """
+
+    def __init__(
+        self, model: nn.Module, masks: Masks, source: BatchSource, recipe: Recipe, teacher: nn.Module | None = None
+    ) -> None:
+        self.model, self.source, self.recipe, self.teacher = model, source, recipe, teacher
+        self.weights = [(weight_of(model, name), name) for name in masks]
+        self.pruned = {name: ~mask.to(weight_of(model, name).device) for name, mask in masks.items()}
+        self.optimizer = recipe.make_optimizer(model)
+        self.optimizer.register_step_pre_hook(lambda *_: self._clear_gradients())
+        apply_masks(model, masks)
+
+    def epoch(self, epoch: int, seed: int, *path: int) -> float:
+        """One epoch, counted from 0; `seed` and `path` name its random stream. Returns the mean loss."""
+        rng = generator(seed, *path, epoch)
+        return train_epoch(
+            self.model, self.source, self.recipe, self.optimizer, epoch, rng, self.teacher, self._restore_zeros
+        )
+
+    @torch.no_grad()
+    def _restore_zeros(self) -> None:
+        for weight, name in self.weights:
+            weight.masked_fill_(self.pruned[name], 0.0)
+
+    @torch.no_grad()
+    def _clear_gradients(self) -> None:
+        for weight, name in self.weights:
+            if weight.grad is not None:
+                weight.grad.masked_fill_(self.pruned[name], 0.0)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the optimizer remembers."""
+        return optimizer_to_tensors(self.optimizer)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        optimizer_from_tensors(self.optimizer, tensors)

@@ -1,0 +1,60 @@
+"""Masks on a model and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, Layer, Masks, weight_of
+from evoprune.storage import save_tensors
+
+__all__ = ["apply_masks", "load_masks", "save_masks", "swap_weights"]
+
+
+@torch.no_grad()
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set every weight whose mask is False to zero, in place (a true +0.0, also where the weight is NaN)."""
+    for name, mask in masks.items():
+        weight = weight_of(model, name)
+        weight.masked_fill_(~mask.to(weight.device), 0.0)
+
+
+@torch.no_grad()
+def swap_weights(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy `values` into the weights of the layers they name; returns what was there."""
+    before = {}
+    for name, value in values.items():
+        weight = weight_of(model, name)
+        before[name] = weight.detach().clone()
+        weight.copy_(value)
+    return before
+
+
+def save_masks(masks: Mapping[str, Tensor], path: Path) -> None:
+    """Write masks as safetensors: one bool tensor a layer, the key is the layer's name."""
+    save_tensors({name: mask.cpu() for name, mask in masks.items()}, path)
+
+
+def load_masks(path: Path, layers: list[Layer]) -> Masks:
+    """Read masks and check them against the layers of a model.
+
+    Raises:
+        EvopruneError: the file cannot be read, or a mask does not fit its layer.
+    """
+    try:
+        masks = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise EvopruneError(f"cannot read the masks in {path}: {error}; run `evoprune prune` again") from error
+    shapes = {layer.name: layer.shape for layer in layers}
+    for name, mask in masks.items():
+        if tuple(mask.shape) != shapes.get(name):
+            raise EvopruneError(
+                f"{path}: the mask {name!r} has shape {tuple(mask.shape)} but the model's layer has"
+                f" {shapes.get(name, 'no such name')}; is this another model's run?"
+            )
+    return {name: mask.bool() for name, mask in masks.items()}

@@ -1,0 +1,11 @@
+"""Training: one deterministic, resumable epoch, used to train models and to fine-tune pruned ones."""
+
+from evoprune.training.epoch import train_epoch
+from evoprune.training.recipe import Recipe
+from evoprune.training.source import BatchSource, LoaderSource, TensorSource, as_source
+from evoprune.training.state import optimizer_from_tensors, optimizer_to_tensors
+
+__all__ = [
+    "BatchSource", "LoaderSource", "Recipe", "TensorSource", "as_source",
+    "optimizer_from_tensors", "optimizer_to_tensors", "train_epoch",
+]  # fmt: skip

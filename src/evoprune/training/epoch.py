@@ -1,0 +1,81 @@
+"""One epoch of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from evoprune.core import EvopruneError
+from evoprune.training.recipe import Recipe
+from evoprune.training.source import BatchSource
+
+__all__ = ["train_epoch"]
+
+
+def train_epoch(
+    model: nn.Module,
+    source: BatchSource,
+    recipe: Recipe,
+    optimizer: optim.Optimizer,
+    epoch: int,
+    rng: torch.Generator,
+    teacher: nn.Module | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> float:
+    """One pass over the training data; returns the mean loss.
+
+    Args:
+        model: (B, ...) inputs to (B, C) logits; left in train mode.
+        source: the batches.
+        recipe: learning-rate schedule, label smoothing, distillation.
+        optimizer: made by `recipe.make_optimizer(model)`.
+        epoch: counted from 0; with `recipe.epochs` it places the epoch in the schedule.
+        rng: all randomness of the epoch (order, augmentation, dropout) comes from here.
+        teacher: a model in eval mode whose logits are to be matched (Hinton et al. 2015).
+        after_step: called after every optimizer step, for instance to keep pruned weights at zero.
+
+    Raises:
+        EvopruneError: the loss is not finite.
+    """
+    device = next(model.parameters()).device
+    dropout_seed = int(torch.randint(2**31, (), generator=rng))
+    total, samples = torch.zeros((), device=device), 0
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(dropout_seed)
+        for step, (inputs, targets) in enumerate(source.batches(rng)):
+            rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            logits = model(inputs)
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+            if teacher is not None:
+                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(
+                    logits, teacher, inputs, recipe.temperature
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if after_step is not None:
+                after_step()
+            total += loss.detach() * len(targets)
+            samples += len(targets)
+    mean = float(total) / max(samples, 1)
+    if not math.isfinite(mean):
+        raise EvopruneError(
+            f"the training loss is {mean} in epoch {epoch + 1};"
+            f" try a lower learning rate than {recipe.learning_rate:g}"
+        )
+    return mean
+
+
+def _distillation(logits: Tensor, teacher: nn.Module, inputs: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(teacher || model) at temperature T, mean over the batch."""
+    with torch.no_grad():
+        target = F.log_softmax(teacher(inputs) / temperature, dim=1)
+    given = F.log_softmax(logits / temperature, dim=1)
+    return F.kl_div(given, target, reduction="batchmean", log_target=True) * temperature**2

@@ -1,0 +1,91 @@
+"""A training recipe: the settings of one training, as plain data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from torch import nn, optim
+
+from evoprune.core import EvopruneError
+
+__all__ = ["Recipe"]
+
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["one-cycle", "cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: samples a step at most; an epoch is cut into steps of equal size.
+        optimizer: `adamw`, `adam`, or `sgd` with Nesterov momentum 0.9.
+        learning_rate: the highest of the schedule.
+        weight_decay: applied to tensors of two dimensions or more only, not to biases and norm scales.
+        schedule: `one-cycle` rises linearly over the first tenth of the steps and falls to zero along a
+            cosine (Smith & Topin 2017); `cosine` only falls (Loshchilov & Hutter 2017); `constant` stays.
+        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
+        shift: each image is moved by up to this many pixels both ways, black coming in at the edge.
+        flip: mirror every second image, drawn at random; for photographs, not for digits.
+        distill: share of the loss that asks for the teacher's outputs instead of the labels, when there is
+            a teacher (knowledge distillation: Hinton et al. 2015).
+        temperature: by which both models' logits are divided for that share.
+
+    Raises:
+        EvopruneError: a setting is out of its range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    schedule: Schedule = "one-cycle"
+    label_smoothing: float = 0.0
+    shift: int = 0
+    flip: bool = False
+    distill: float = 0.9
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, tuple[bool, str]] = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "optimizer": (self.optimizer in get_args(Optimizer), "one of " + ", ".join(get_args(Optimizer))),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
+            "schedule": (self.schedule in get_args(Schedule), "one of " + ", ".join(get_args(Schedule))),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
+            "shift": (self.shift >= 0, "0 or more pixels"),
+            "distill": (0 <= self.distill <= 1, "from 0 to 1"),
+            "temperature": (0 < self.temperature < math.inf, "above 0"),
+        }
+        for name, (fits, expected) in ranges.items():
+            if not fits:
+                raise EvopruneError(f"{name} is {asdict(self)[name]!r} but must be {expected}")
+
+    def make_optimizer(self, model: nn.Module) -> optim.Optimizer:
+        """The optimizer over the parameters of `model` that are trained."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
+        if self.optimizer == "adam":
+            return optim.Adam(groups, lr=self.learning_rate)
+        return optim.AdamW(groups, lr=self.learning_rate)
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate when the share `progress` (0 to 1) of all steps is done."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        warmup = 0.1 if self.schedule == "one-cycle" else 0.0
+        if progress < warmup:
+            return self.learning_rate * max(progress / warmup, 0.04)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

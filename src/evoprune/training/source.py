@@ -1,0 +1,150 @@
+"""Where training batches come from: tensors in memory, or any iterable of batches such as a DataLoader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evoprune.core import EvopruneError
+
+__all__ = ["Batch", "BatchSource", "LoaderSource", "TensorSource", "as_source"]
+
+Batch = tuple[Tensor, Tensor]
+"""(B, ...) inputs and (B,) targets."""
+
+
+class BatchSource(Protocol):
+    """Gives the batches of an epoch."""
+
+    steps: int
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        """One pass; everything random about it is drawn from `rng`."""
+        ...
+
+    def sample(self, count: int) -> Tensor:
+        """About `count` inputs, always the same ones."""
+        ...
+
+
+class TensorSource:
+    """Samples in memory, shuffled and augmented anew in every epoch.
+
+    Args:
+        inputs: (N, ...) float; images (N, C, H, W) where they are to be augmented.
+        targets: (N,) int64.
+        batch_size: samples a step at most; an epoch is cut into steps of equal size.
+        shift: move each image by up to this many pixels both ways.
+        flip: mirror every second image, drawn at random.
+        fill: (C, 1, 1) what comes in at the edges of a shifted image, zero when None.
+        device: where batches are to be.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        *,
+        shift: int = 0,
+        flip: bool = False,
+        fill: Tensor | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if len(inputs) == 0 or len(inputs) != len(targets):
+            raise EvopruneError(
+                f"training data has {len(inputs)} inputs and {len(targets)} targets; expected as many, and at least one"
+            )
+        self.inputs, self.targets = inputs.to(device), targets.to(device)
+        self.flip = flip
+        self.shift = shift if inputs.dim() == 4 else 0
+        self.steps = math.ceil(len(inputs) / batch_size)
+        self.windows = self._windows(torch.zeros(1) if fill is None else fill)
+
+    def _windows(self, fill: Tensor) -> Tensor:
+        """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
+        if not self.shift:
+            return self.inputs
+        fill = fill.to(self.inputs.device)
+        padded = F.pad(self.inputs - fill, (self.shift,) * 4) + fill
+        return padded.unfold(2, self.inputs.shape[2], 1).unfold(3, self.inputs.shape[3], 1)
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        """Batches of a random order."""
+        samples, device = len(self.targets), self.targets.device
+        order = torch.randperm(samples, generator=rng)
+        shifts = torch.randint(2 * self.shift + 1, (2, samples), generator=rng).to(device)
+        flips = (torch.rand(samples, generator=rng) < 0.5).to(device)
+        for chunk in order.tensor_split(self.steps):
+            index = chunk.to(device)
+            if self.shift:
+                down, right = shifts[:, index]
+                inputs = self.windows[index, :, down, right]
+            else:
+                inputs = self.inputs[index]
+            if self.flip:
+                inputs = torch.where(flips[index, None, None, None], inputs.flip(3), inputs)
+            yield inputs, self.targets[index]
+
+    def sample(self, count: int) -> Tensor:
+        """The first `count` inputs."""
+        return self.inputs[:count]
+
+
+class LoaderSource:
+    """Any iterable of (inputs, targets) batches that can be iterated again and again."""
+
+    def __init__(self, loader: Iterable[Any], device: str | torch.device = "cpu") -> None:
+        self.loader, self.device = loader, device
+        try:
+            self.steps = len(loader)  # type: ignore[arg-type]
+        except TypeError:
+            self.steps = sum(1 for _ in loader)
+        if self.steps == 0:
+            raise EvopruneError("the training data gives no batches; pass an iterable of (inputs, targets)")
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        """The loader's own batches; its shuffling follows torch's global random state, seeded from `rng`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            batches = iter(self.loader)
+        for batch in batches:
+            try:
+                inputs, targets = batch
+            except (TypeError, ValueError) as error:
+                raise EvopruneError(
+                    f"the training data gives {type(batch).__name__} where (inputs, targets) was expected"
+                ) from error
+            yield inputs.to(self.device), targets.to(self.device)
+
+    def sample(self, count: int) -> Tensor:
+        """Inputs of as many batches as `count` needs."""
+        parts: list[Tensor] = []
+        for inputs, _ in self.batches(torch.Generator().manual_seed(0)):
+            parts.append(inputs)
+            if sum(len(part) for part in parts) >= count:
+                break
+        return torch.cat(parts)[:count]
+
+
+def as_source(data: Any, batch_size: int, device: str | torch.device = "cpu") -> BatchSource:
+    """A pair of tensors, an iterable of batches or a ready source -> a source.
+
+    Raises:
+        EvopruneError: `data` is none of these, or empty.
+    """
+    if isinstance(data, (TensorSource, LoaderSource)):
+        return data
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        return TensorSource(data[0], data[1], batch_size, device=device)
+    if not isinstance(data, Iterable) or isinstance(data, Iterator):
+        raise EvopruneError(
+            f"training data is a {type(data).__name__}; pass a DataLoader, a list of (inputs, targets) batches,"
+            " or a pair of tensors"
+        )
+    return LoaderSource(data, device)

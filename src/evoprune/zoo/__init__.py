@@ -1,0 +1,23 @@
+"""Built-in models, data, training recipes and checkpoints."""
+
+from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
+from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, load_data
+from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
+from evoprune.zoo.recipe import Recipe
+from evoprune.zoo.train import accuracy, train
+
+__all__ = [
+    "BUILT_IN",
+    "DATA_NAMES",
+    "Data",
+    "Recipe",
+    "Split",
+    "accuracy",
+    "check_data_fits",
+    "default_checkpoint",
+    "load_checkpoint",
+    "load_data",
+    "load_model",
+    "save_checkpoint",
+    "train",
+]

@@ -1,0 +1,137 @@
+"""Model weights to and from disk: safetensors, or a PyTorch state dict read without unpickling."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, strip_module_prefix
+from evoprune.zoo.tensor_file import read_tensors, save_tensors
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+WRAPPERS = ("net", "state_dict", "model")  # keys under which training scripts keep the state dict
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
+    """Load the weights of `path` into `model`, in place.
+
+    A `module.` prefix on names and a dict around the state dict (`net`, `state_dict`, `model`) are stripped.
+
+    Args:
+        model: the model that the checkpoint was saved from.
+        path: a .safetensors file or a PyTorch state dict.
+
+    Returns:
+        What the file says about itself: its metadata (empty for a PyTorch file).
+
+    Raises:
+        EvopruneError: the file is missing, no checkpoint, needs unpickling, holds other names or shapes
+            than the model, or values that are not finite. The model is then unchanged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EvopruneError(
+            f"checkpoint {path} is not a file; pass a .safetensors file or a PyTorch state dict"
+        )
+    loaded, metadata = read_tensors(path) if _is_safetensors(path) else _read_torch(path)
+    loaded = {strip_module_prefix(name): tensor for name, tensor in loaded.items()}
+    # The model may itself be wrapped in DataParallel: compare without the prefix, load with it.
+    own = {strip_module_prefix(name): name for name in model.state_dict()}
+    current = {name: model.state_dict()[own[name]] for name in own}
+    _check_fits(path, loaded, current)
+    model.load_state_dict({own[name]: tensor for name, tensor in loaded.items()})
+    return metadata
+
+
+def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the weights of `model` as safetensors, completely or not at all.
+
+    Tensors that share memory are each written in full and a `module.` prefix is stripped, so the file loads
+    everywhere.
+
+    Raises:
+        EvopruneError: the file cannot be written (a full disk, a folder without permission); a file that was
+            there before is left as it was.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise EvopruneError(
+                f"{name!r} of the model's state is a {type(value).__name__}; only tensors can be saved"
+            )
+    save_tensors({strip_module_prefix(name): value for name, value in state.items()}, path, metadata)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by its content: eight bytes of length, then JSON."""
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols; what counts is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of any other kind raise anything
+        raise EvopruneError(f"checkpoint {path} {_why_unreadable(path, error)}") from error
+    while isinstance(content, dict) and not _is_state_dict(content):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if not _is_state_dict(content):
+        raise EvopruneError(
+            f"checkpoint {path} holds no state dict (names to tensors), nor one under {', '.join(WRAPPERS)}"
+        )
+    return dict(content), {}
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def _check_fits(path: Path, loaded: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+    if missing := [name for name in current if name not in loaded]:
+        raise EvopruneError(f"checkpoint {path} lacks {_few(missing)} of the model; is it of another model?")
+    if unexpected := [name for name in loaded if name not in current]:
+        raise EvopruneError(
+            f"checkpoint {path} holds {_few(unexpected)}, which the model has not; is it of another model?"
+        )
+    for name, tensor in loaded.items():
+        if tensor.shape != current[name].shape:
+            raise EvopruneError(
+                f"checkpoint {path}: {name} has shape {tuple(tensor.shape)} but the model wants "
+                f"{tuple(current[name].shape)}; is it of another model?"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise EvopruneError(
+                f"checkpoint {path}: {name} holds NaN or infinite values; use another checkpoint"
+            )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":  # how zip archives and pickles begin
+        return "is neither a safetensors file nor a PyTorch state dict"
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "holds more than tensors and is not unpickled, for safety; "
+            "save the weights alone with torch.save(model.state_dict(), ...)"
+        )
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"cannot be read ({said}); is it complete?"

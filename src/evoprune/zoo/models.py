@@ -1,0 +1,124 @@
+"""Built-in models by name, and any other by `package.module:factory`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+from torch import nn
+
+from evoprune.core import EvopruneError
+from evoprune.zoo.lenet import lenet5
+from evoprune.zoo.random_state import seeded
+from evoprune.zoo.recipe import Recipe
+
+__all__ = ["BUILT_IN", "BuiltIn", "default_checkpoint", "load_model"]
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """What belongs to a built-in model.
+
+    Attributes:
+        factory: makes it with random weights.
+        data: the data set it is for, a name that `load_data` knows.
+        checkpoint: file of its shipped weights in zoo/checkpoints, or None.
+        recipe: how it is trained if nothing else is said.
+    """
+
+    factory: Callable[[], nn.Module]
+    data: str
+    checkpoint: str | None
+    recipe: Recipe
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    "lenet5": BuiltIn(
+        factory=lenet5,
+        data="mnist",
+        checkpoint="lenet5-mnist.safetensors",
+        recipe=Recipe(epochs=20, batch_size=128, learning_rate=3e-3, weight_decay=1e-2, shift=2),
+    ),
+}
+PLANNED = ("resnet18",)
+
+
+def load_model(spec: str, seed: int = 0) -> nn.Module:
+    """Make a model; weights that its factory draws at random depend on `seed` only.
+
+    Args:
+        spec: a built-in name (`lenet5`) or `package.module:factory`, a callable without arguments that
+            returns an nn.Module. The current directory is importable, as with `python -m`.
+        seed: for the random weights; the global random state is left as found.
+
+    Raises:
+        EvopruneError: unknown name, or a factory that cannot be imported, fails or returns something else.
+    """
+    factory = _factory(spec)
+    with seeded(seed):
+        try:
+            model = factory()
+        except Exception as error:  # whatever a user's factory raises
+            raise EvopruneError(f"model {spec!r}: its factory failed with {_said(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise EvopruneError(
+            f"model {spec!r}: its factory returned a {type(model).__name__}, not an nn.Module"
+        )
+    return model
+
+
+def default_checkpoint(spec: str) -> Path | None:
+    """The shipped weights of a built-in model; None for any other model."""
+    built_in = BUILT_IN.get(spec)
+    if built_in is None or built_in.checkpoint is None:
+        return None
+    return Path(__file__).parent / "checkpoints" / built_in.checkpoint
+
+
+def _factory(spec: str) -> Callable[[], object]:
+    if spec in BUILT_IN:
+        return BUILT_IN[spec].factory
+    if spec in PLANNED:
+        raise EvopruneError(
+            f"model {spec!r} is not built in yet, it comes with a later version; "
+            "until then pass your own as package.module:factory"
+        )
+    module_name, colon, attribute = spec.partition(":")
+    if not colon or not module_name or not attribute:
+        near = get_close_matches(spec.lower(), [*BUILT_IN, *PLANNED], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise EvopruneError(
+            f"unknown model {spec!r}: expected {', '.join(BUILT_IN)} or package.module:factory{hint}"
+        )
+    return _import(spec, module_name, attribute)
+
+
+def _import(spec: str, module_name: str, attribute: str) -> Callable[[], object]:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # a missing module, or whatever a user's module raises
+        raise EvopruneError(f"model {spec!r}: importing {module_name} failed with {_said(error)}") from error
+    found = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = get_close_matches(part, dir(found), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise EvopruneError(f"model {spec!r}: {module_name} has no {attribute}{hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise EvopruneError(
+            f"model {spec!r}: {attribute} is a {type(found).__name__}; expected one that gives an nn.Module"
+        )
+    factory: Callable[[], object] = found
+    return factory
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -1,0 +1,170 @@
+"""Train a model from its data, deterministically, one resumable epoch after the other."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn, optim
+
+from evoprune.core import EvopruneError, generator
+from evoprune.zoo.checkpoint import save_checkpoint
+from evoprune.zoo.data import Data, Split, check_data_fits
+from evoprune.zoo.random_state import seeded
+from evoprune.zoo.recipe import Recipe
+from evoprune.zoo.train_state import Epoch, load_state, save_state, settings_of
+
+__all__ = ["accuracy", "train"]
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    seed: int,
+    out: str | Path,
+    *,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    device: str | torch.device = "cpu",
+    restart: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place and save it to `out`.
+
+    After every epoch the whole state goes to `<out>.part`. A training that was interrupted continues from
+    there and ends with the same bits as an unbroken one (same machine, same number of threads). The weights
+    of the last epoch are saved, whatever the validation accuracy did; the test split is read once, after it.
+
+    Args:
+        model: a classifier, (B, C, H, W) to (B, classes) logits; its weights now are the start.
+        data: its splits; validation is watched, never trained on.
+        recipe: the settings.
+        seed: for the order of the samples, augmentation and dropout.
+        out: the safetensors file to write.
+        on_epoch: called after every epoch with epoch, train_loss, val_accuracy, seconds (of all epochs).
+        device: where to train; the model is left there.
+        restart: start over even where `<out>.part` could be continued.
+        metadata: more entries for the file's metadata.
+
+    Returns:
+        epochs, seconds, train_loss, val_accuracy, test_accuracy, and history (one dict an epoch).
+
+    Raises:
+        EvopruneError: the model does not fit the data, the loss is no longer finite, `<out>.part`
+            is damaged or of other settings, or a file cannot be written.
+    """
+    part = Path(f"{out}.part")
+    model.to(device)
+    check_data_fits(model, data)
+    settings = settings_of(model, data, recipe, seed)
+    optimizer = recipe.make_optimizer(model)
+    history: list[Epoch] = []
+    if part.exists() and not restart:
+        history = load_state(part, model, optimizer, settings)
+    train_split = Split(data.train.inputs.to(device), data.train.targets.to(device))
+    windows = _shift_windows(train_split.inputs, recipe.shift, _black(data).to(device))
+    mode = model.training
+    for epoch in range(len(history), recipe.epochs):
+        start = time.perf_counter()
+        loss = _train_epoch(model, windows, train_split.targets, recipe, optimizer, seed=seed, epoch=epoch)
+        val_accuracy = accuracy(model, data.val)
+        before = history[-1]["seconds"] if history else 0.0
+        seconds = before + time.perf_counter() - start
+        history.append(
+            {"epoch": epoch + 1, "train_loss": loss, "val_accuracy": val_accuracy, "seconds": seconds}
+        )
+        save_state(part, model, optimizer, settings, history)
+        if on_epoch is not None:
+            on_epoch(history[-1])
+    result = {
+        "epochs": recipe.epochs,
+        **{key: history[-1][key] for key in ("seconds", "train_loss", "val_accuracy")},
+        "test_accuracy": accuracy(model, data.test),
+    }
+    described = {
+        "data": data.name,
+        "recipe": json.dumps(asdict(recipe)),
+        "seed": str(seed),
+        "torch": torch.__version__,
+    }
+    described |= {key: f"{value:.6g}" for key, value in result.items()} | (metadata or {})
+    save_checkpoint(model, out, described)
+    part.unlink(missing_ok=True)
+    model.train(mode)
+    return {**result, "history": history}
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+    """Share of `split` whose largest logit is the target's; the model's mode is left as found."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    mode = model.training
+    model.eval()
+    correct = 0
+    for start in range(0, len(split), batch_size):
+        inputs, targets = (tensor[start : start + batch_size] for tensor in (split.inputs, split.targets))
+        correct += int((model(inputs.to(device)).argmax(1) == targets.to(device)).sum())
+    model.train(mode)
+    return correct / len(split.targets)
+
+
+def _train_epoch(
+    model: nn.Module,
+    windows: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    optimizer: optim.Optimizer,
+    *,
+    seed: int,
+    epoch: int,
+) -> float:
+    """The mean loss of one pass over the training split, whose randomness is of seed and epoch only."""
+    device = targets.device
+    samples = len(targets)
+    rng = generator(seed, epoch)
+    order = torch.randperm(samples, generator=rng)
+    shifts = torch.randint(2 * recipe.shift + 1, (2, samples), generator=rng)
+    flips = torch.rand(samples, generator=rng) < 0.5
+    dropout_seed = int(torch.randint(2**31, (), generator=rng))
+    steps = math.ceil(samples / recipe.batch_size)
+    total = torch.zeros((), device=device)
+    model.train()
+    with seeded(dropout_seed):
+        for step, batch in enumerate(order.tensor_split(steps)):
+            rate = recipe.learning_rate_at((epoch * steps + step) / (recipe.epochs * steps))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            index, (down, right) = batch.to(device), shifts[:, batch].to(device)
+            inputs = windows[index, :, down, right]  # (B, C, H, W)
+            if recipe.flip:
+                inputs = torch.where(flips[batch].to(device)[:, None, None, None], inputs.flip(3), inputs)
+            loss = F.cross_entropy(model(inputs), targets[index], label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            total += loss.detach() * len(batch)
+    mean = float(total) / samples
+    if not math.isfinite(mean):
+        raise EvopruneError(
+            f"the training loss is {mean} in epoch {epoch + 1}; "
+            f"try a lower learning rate than {recipe.learning_rate:g}"
+        )
+    return mean
+
+
+def _shift_windows(inputs: Tensor, shift: int, black: Tensor) -> Tensor:
+    """(N, C, H, W) images to a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
+    padded = F.pad(inputs - black, (shift,) * 4) + black if shift else inputs
+    return padded.unfold(2, inputs.shape[2], 1).unfold(3, inputs.shape[3], 1)
+
+
+def _black(data: Data) -> Tensor:
+    """(C, 1, 1): what a black pixel is after normalization."""
+    return -(torch.tensor(data.mean) / torch.tensor(data.std))[:, None, None]

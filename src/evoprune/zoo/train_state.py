@@ -1,0 +1,84 @@
+"""An unfinished training on disk, so that it can be continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from evoprune.core import EvopruneError
+from evoprune.zoo.data import Data
+from evoprune.zoo.recipe import Recipe
+from evoprune.zoo.tensor_file import read_tensors, save_tensors
+
+__all__ = ["Epoch", "Settings", "load_state", "save_state", "settings_of"]
+
+Epoch = dict[str, float]
+"""What one epoch gave: epoch, train_loss, val_accuracy, seconds."""
+
+Settings = dict[str, Any]
+"""All that a training's result depends on; only the same settings are continued."""
+
+
+def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> Settings:
+    """Recipe, seed, and digests of the training data and of the weights that training starts from."""
+    return {"recipe": asdict(recipe), "seed": seed, "data": _digest_data(data), "start": _digest_model(model)}
+
+
+def save_state(
+    part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: Settings, history: list[Epoch]
+) -> None:
+    """Write all that the next epoch needs, atomically."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+    save_tensors(tensors, part, {"settings": json.dumps(settings), "history": json.dumps(history)})
+
+
+def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: Settings) -> list[Epoch]:
+    """Put `model` and `optimizer` where `part` left off and return the epochs done.
+
+    Raises:
+        EvopruneError: the file is damaged or holds a training of other settings.
+    """
+    try:
+        tensors, metadata = read_tensors(part)
+        found, history = json.loads(metadata["settings"]), json.loads(metadata["history"])
+    except (EvopruneError, KeyError, ValueError) as error:
+        raise EvopruneError(f"{part} is damaged; delete it to train from the start") from error
+    if found != settings:
+        differing = ", ".join(key for key in settings if found.get(key) != settings[key])
+        raise EvopruneError(
+            f"{part} holds an unfinished training of other settings ({differing}); "
+            "delete it to train from the start"
+        )
+    weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    loaded: list[Epoch] = history
+    return loaded
+
+
+def _digest_data(data: Data) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in (data.train.inputs, data.train.targets):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _digest_model(model: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,200 @@
+"""The numbers behind the figures, and that each figure draws."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evoprune.report import search_figures
+from evoprune.report.axes import Break, spans
+from evoprune.report.figures import mask_drawings, run_drawings
+from evoprune.report.mask_figures import mask_image
+from evoprune.report.model_figures import finetuning, layer_sparsity, stage_progress
+from evoprune.report.read import read_run
+from evoprune.report.search_figures import cloud, search_history, sparsity_by_generation
+from evoprune.report.style import DARK, LIGHT, png, stage_colors
+
+
+def edit(path, change):
+    """Rewrite a JSON or JSON-lines file entry by entry; None drops an entry."""
+    entries = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries if entry is not None))
+
+
+def test_layer_sparsity_is_the_results(run_dir):
+    data = layer_sparsity(read_run(run_dir))
+    assert data.weights == [150, 2400, 48000, 10080, 840]
+    pruned = sum(share * weights for share, weights in zip(data.sparsity, data.weights, strict=True))
+    assert data.model_sparsity == pytest.approx(pruned / 61470)
+
+
+def test_stage_progress_starts_dense_and_ends_with_the_result(run_dir):
+    run = read_run(run_dir)
+    data = stage_progress(run)
+    assert data.labels == ["dense", *(layer.name for layer in run.result.layers), "result"]
+    assert data.sparsity[0] == 0
+    assert data.sparsity == sorted(data.sparsity)
+    assert (data.score[0], data.score[-1]) == (0.9884, run.result.pruned.val_score)
+    assert all(data.kept)
+
+
+def test_a_stage_that_was_undone_is_marked(run_dir):
+    edit(
+        run_dir / "journal.jsonl",
+        lambda e: e | ({"accepted": False} if e["event"] == "stage_end" and e["stage"] == 4 else {}),
+    )
+    assert stage_progress(read_run(run_dir)).kept == [True] * 5 + [False, True]
+
+
+def test_sparsity_by_generation_has_a_panel_for_each_set_of_layers(run_dir):
+    panels = sparsity_by_generation(read_run(run_dir))
+    assert [panel.title for panel in panels] == [
+        "feature.0",
+        "feature.3",
+        "classifier.1",
+        "classifier.3",
+        "classifier.5",
+    ]
+    (curve,) = panels[0].curves
+    assert curve.generation == list(range(21))
+    assert all(
+        low <= best <= high for low, best, high in zip(curve.lowest, curve.best, curve.highest, strict=True)
+    )
+
+
+def test_stages_over_the_same_layers_continue_one_another(run_dir):
+    edit(
+        run_dir / "journal.jsonl",
+        lambda e: e | ({"layers": ["a", "b"]} if e["event"] == "stage_start" else {}),
+    )
+    (panel,) = sparsity_by_generation(read_run(run_dir))
+    assert panel.title == "2 layers together"
+    assert [g for curve in panel.curves for g in curve.generation] == list(range(5 * 21))
+
+
+def test_search_history_takes_the_mean_over_known_scores(run_dir):
+    def with_gap(event):
+        if event["event"] == "generation" and event["generation"] == 0:
+            event["candidates"]["score"] = [None, 0.5, float("nan"), 0.7]
+        return event
+
+    edit(run_dir / "journal.jsonl", with_gap)
+    data = search_history(read_run(run_dir))
+    assert data.mean_score[0] == pytest.approx(0.6)
+    assert data.step == list(range(105))
+    assert spans(data.breaks, 105) == [(0, 21), (21, 42), (42, 63), (63, 84), (84, 105)]
+    assert data.breaks[1] == Break(21, "feature.3", 2)
+
+
+def test_cloud_holds_every_known_candidate_and_skips_unknown_scores(run_dir, monkeypatch):
+    data = cloud(read_run(run_dir))
+    assert data.candidates == sum(map(len, data.score)) == 5 * 21 * 10
+    assert len(data.chosen) == 5
+    edit(
+        run_dir / "journal.jsonl",
+        lambda e: (
+            e | ({"candidates": {"sparsity": [0.5, 0.6], "score": [None, 0.9]}} if "candidates" in e else {})
+        ),
+    )
+    run = read_run(run_dir)
+    assert cloud(run).score == [[0.9] * 21] * 5
+    monkeypatch.setattr(search_figures, "MOST_DOTS", 21)
+    assert sum(map(len, cloud(run).score)) <= 5 * 5
+
+
+def test_finetuning_puts_the_final_epochs_last(run_dir):
+    data = finetuning(read_run(run_dir))
+    assert len(data.score) == 5 * 3 + 10
+    assert data.breaks[-1] == Break(15, "final", 6)
+
+
+def test_mask_of_a_convolution_is_a_grid_of_kernels():
+    mask = torch.zeros(3, 2, 2, 2, dtype=torch.bool)
+    mask[2, 1] = torch.tensor([[True, False], [False, True]])
+    image = mask_image(mask)
+    assert image.pixels.shape == (3 * 3 - 1, 2 * 3 - 1)
+    assert image.pixels[6:8, 3:5].tolist() == [[1, 0], [0, 1]]
+    assert np.nansum(image.pixels) == 2
+    assert np.isnan(image.pixels[2]).all()
+    assert np.isnan(image.pixels[:, 2]).all()
+
+
+def test_filters_of_one_input_channel_are_wrapped_like_text():
+    mask = torch.zeros(10, 1, 2, 2, dtype=torch.bool)
+    mask[9] = True
+    pixels = mask_image(mask).pixels
+    assert pixels.shape == (2 * 3 - 1, 8 * 3 - 1)
+    assert (pixels[3:5, 3:5] == 1).all()
+    assert np.isnan(pixels[3:, 6:]).all()
+
+
+def test_large_masks_are_taken_apart_and_say_so():
+    image = mask_image(torch.ones(64, 40, 3, 3, dtype=torch.bool))
+    assert image.pixels.shape == (32 * 4 - 1, 32 * 4 - 1)
+    assert "32 of 64 output and 32 of 40 input" in image.note
+    matrix = torch.zeros(3, 1000, dtype=torch.bool)
+    matrix[1, 3] = True
+    image = mask_image(matrix)
+    assert "1 x 3 weights" in image.note
+    assert image.pixels.shape == (3, 334)
+    assert image.pixels[1, 1] == pytest.approx(1 / 3)
+    assert image.pixels.sum() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (1, 1), (4, 3, 1, 1), (4, 3, 5), (2, 3, 2, 2, 2), (600, 1, 3, 3)])
+def test_masks_of_any_kind_of_layer_are_laid_out(shape):
+    image = mask_image(torch.zeros(shape, dtype=torch.bool))
+    assert np.nanmax(image.pixels) == 0
+
+
+def test_masks_follow_the_model_not_the_file(run_dir):
+    assert [drawing.title for drawing in mask_drawings(read_run(run_dir))] == [
+        "feature.0", "feature.3", "classifier.1", "classifier.3", "classifier.5",
+    ]  # fmt: skip
+
+
+def test_every_figure_draws_in_both_themes_and_differs(run_dir):
+    run = read_run(run_dir)
+    drawings = run_drawings(run) + mask_drawings(run)[:2]
+    assert [drawing.name for drawing in drawings[:6]] == [
+        "layer_sparsity", "stages", "sparsity_by_generation", "fitness_by_generation", "candidates", "finetuning",
+    ]  # fmt: skip
+    for drawing in drawings:
+        pictures = [
+            Image.open(io.BytesIO(png(drawing.draw(theme)))).convert("RGB") for theme in (LIGHT, DARK)
+        ]
+        assert pictures[0].getpixel((0, 0)) == (255, 255, 255)
+        assert sum(pictures[1].getpixel((0, 0))) < 120
+        assert (
+            len(
+                set(
+                    pictures[0].resize((80, 60)).getdata()
+                    if not hasattr(Image.Image, "get_flattened_data")
+                    else pictures[0].resize((80, 60)).get_flattened_data()
+                )
+            )
+            > 3
+        )
+
+
+def test_figures_without_data_are_left_out(run_dir):
+    edit(run_dir / "journal.jsonl", lambda e: e if e["event"] == "run_start" else None)
+    (run_dir / "masks.safetensors").unlink()
+    run = read_run(run_dir)
+    assert [drawing.name for drawing in run_drawings(run)] == ["layer_sparsity"]
+    assert mask_drawings(run) == []
+
+
+def test_more_stages_than_colours_get_a_ramp():
+    assert stage_colors(LIGHT, 3) == list(LIGHT.palette[:3])
+    ramp = stage_colors(LIGHT, 20)
+    assert len(set(ramp)) == 20
+
+
+def test_missing_fitness_is_a_gap_not_a_zero(run_dir):
+    edit(run_dir / "journal.jsonl", lambda e: {k: v for k, v in e.items() if k != "mean_fitness"})
+    assert all(map(math.isnan, search_history(read_run(run_dir)).mean_fitness))

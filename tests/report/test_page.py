@@ -1,0 +1,138 @@
+"""The page: complete, self-contained, honest, and safe against what a folder holds."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from evoprune.core import EvopruneError
+from evoprune.report import page, write_report
+from evoprune.report.figures import run_drawings
+from evoprune.report.page import headline, notes
+from evoprune.report.read import read_run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No drawing, where the test is about words."""
+    monkeypatch.setattr(page, "run_drawings", lambda _: [])
+    monkeypatch.setattr(page, "mask_drawings", lambda _: [])
+
+
+def change(folder, name, **values):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+class Page(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.links, self.text, self.tags = [], "", []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for key, value in attrs if key in ("src", "srcset", "href", "action", "data")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_needs_no_other_file(run_dir):
+    path = write_report(run_dir)
+    assert path == run_dir / "report.html"
+    parsed = Page(path.read_text())
+    assert len(parsed.links) == 2 * 11
+    assert all(link.startswith("data:image/png;base64,iVBOR") for link in parsed.links)
+    assert "script" not in parsed.tags
+    assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]*", "", path.read_text()))
+    figures = sorted(file.name for file in (run_dir / "figures").iterdir())
+    assert len(figures) == 11
+    assert "mask_00_feature.0.png" in figures
+
+
+def test_the_same_run_gives_the_same_page(run_dir, monkeypatch):
+    monkeypatch.setattr(page, "mask_drawings", lambda _: [])
+    monkeypatch.setattr(page, "run_drawings", lambda run: run_drawings(run)[:1])
+    first = write_report(run_dir).read_bytes()
+    assert write_report(run_dir).read_bytes() == first
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_page_says_what_matters(run_dir):
+    text = Page(write_report(run_dir).read_text()).text
+    for words in ("98.01 %", "dense 98.86 %: 0.85 points lower", "61,470", "2,050", "247.7 kB", "crossover_rate",
+                  "evoprune prune lenet5 --data mnist --preset original", "2.13.0",
+                  "Zeros alone do not make a dense kernel faster", "test set is read once"):  # fmt: skip
+        assert words in text, words
+    assert "not finished" not in text
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupted_run_says_so(interrupted_dir):
+    text = Page(write_report(interrupted_dir).read_text()).text
+    assert "This run is not finished" in text
+    assert f"evoprune resume {interrupted_dir}" in text
+    assert headline(read_run(interrupted_dir))[2].value == "2 finished"
+
+
+def test_a_run_that_has_only_begun_still_reports(interrupted_dir):
+    path = interrupted_dir / "journal.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    (interrupted_dir / "masks.safetensors").unlink()
+    parsed = Page(write_report(interrupted_dir).read_text())
+    assert "img" not in parsed.tags
+    assert "98.84 %" in parsed.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_text_from_the_folder_is_escaped(run_dir):
+    evil = "<script>alert(1)</script>\" onload='x'"
+    change(run_dir, "config.json", model=evil, command=evil, **{evil: evil})
+    result = json.loads((run_dir / "result.json").read_text())
+    result["layers"][0] |= {"name": evil, "kind": evil}
+    change(run_dir, "result.json", layers=result["layers"], status=evil, versions={evil: evil})
+    html = write_report(run_dir).read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_layer_names_that_are_no_file_names_or_mathematics(run_dir):
+    change(run_dir, "config.json", data=None)
+    path = run_dir / "journal.jsonl"
+    path.write_text(path.read_text().replace("feature.0", "../$a_{$/x"))
+    write_report(run_dir)
+    assert {file.parent for file in run_dir.rglob("*.png")} == {run_dir / "figures"}
+
+
+@pytest.mark.parametrize(("floor", "value", "tone"), [(0.9, "met", "good"), (0.985, "not met", "bad")])
+def test_floor_met_or_not(run_dir, floor, value, tone):
+    change(run_dir, "result.json", floor=floor)
+    tile = headline(read_run(run_dir))[2]
+    assert (tile.value, tile.tone) == (value, tone)
+
+
+def test_a_user_score_is_not_called_accuracy(run_dir):
+    change(run_dir, "config.json", data=None)
+    run = read_run(run_dir)
+    words = " ".join(f"{tile.label} {tile.value} {tile.detail}" for tile in headline(run)) + " ".join(
+        notes(run)
+    )
+    assert "accuracy" not in words
+    assert "Test score 0.9801 dense 0.9886: 0.0085 lower" in words
+
+
+def test_without_a_test_set_the_page_does_not_claim_one(run_dir):
+    result = json.loads((run_dir / "result.json").read_text())
+    change(run_dir, "result.json", pruned=result["pruned"] | {"test_score": None})
+    run = read_run(run_dir)
+    assert headline(run)[1].label == "Validation accuracy"
+    assert any("No test set was given" in note for note in notes(run))
+    assert not any("read once" in note for note in notes(run))
+
+
+def test_a_report_that_cannot_be_written_says_where(run_dir):
+    (run_dir / "figures").write_text("in the way")
+    with pytest.raises(EvopruneError, match=r"cannot write .*figures"):
+        write_report(run_dir)

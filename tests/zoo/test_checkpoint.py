@@ -1,0 +1,179 @@
+"""Checkpoints: every accepted form, every refusal, and nothing half written."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from evoprune.core import EvopruneError
+from evoprune.zoo import load_checkpoint, save_checkpoint
+
+
+def make(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def prefixed(state: dict[str, Any]) -> dict[str, Any]:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        prefixed,
+        lambda state: {"net": prefixed(state), "acc": 94.1, "epoch": 3},
+        lambda state: {"state_dict": state, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": {"state_dict": state}},
+    ],
+)
+def test_pytorch_files(wrap: Any, tmp_path: Path) -> None:
+    source, model = make(1), make(2)
+    torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
+    assert load_checkpoint(model, tmp_path / "w.pth") == {}
+    assert equal(model, source)
+
+
+def test_legacy_pytorch_files(tmp_path: Path) -> None:
+    source, model = make(1), make(2)
+    torch.save(source.state_dict(), tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    load_checkpoint(model, tmp_path / "w.pt")
+    assert equal(model, source)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    source, model = make(1), make(2)
+    path = tmp_path / "new" / "w.safetensors"
+    save_checkpoint(source, path, {"data": "mnist", "seed": "3", "a": "b"})
+    assert load_checkpoint(model, path) == {"data": "mnist", "seed": "3", "a": "b"}
+    assert equal(model, source)
+    first = path.read_bytes()
+    save_checkpoint(model, path, {"seed": "3", "a": "b", "data": "mnist"})
+    assert path.read_bytes() == first
+    assert os.listdir(path.parent) == ["w.safetensors"]
+    renamed = path.rename(tmp_path / "w.bin")  # known by its content
+    load_checkpoint(make(4), renamed)
+
+
+def test_wrapped_models(tmp_path: Path) -> None:
+    source, model = nn.DataParallel(make(1)), nn.DataParallel(make(2))
+    save_checkpoint(source, tmp_path / "w.safetensors")
+    assert "0.weight" in load_file(tmp_path / "w.safetensors")
+    load_checkpoint(model, tmp_path / "w.safetensors")
+    assert equal(model, source)
+
+
+def test_shared_and_strided_tensors(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    )
+    model[1].weight = model[0].weight
+    model[0].bias = nn.Parameter(torch.arange(8.0)[::2])
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_checkpoint(model, tmp_path / "w.safetensors")
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    load_checkpoint(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert model[1].weight is model[0].weight
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("evil",)
+
+
+def drop(name: str) -> dict[str, Any]:
+    return {key: tensor for key, tensor in make(1).state_dict().items() if key != name}
+
+
+def truncate(path: Path) -> None:
+    torch.save(make(1).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:900])
+
+
+BAD = {
+    "lacks 3.bias of": lambda path: torch.save(drop("3.bias"), path),
+    "lacks 0.weight, 0.bias, 1.weight and 6 more": lambda path: torch.save({"a": torch.zeros(1)}, path),
+    "holds extra, which": lambda path: torch.save(make(1).state_dict() | {"extra": torch.zeros(1)}, path),
+    r"3.weight has shape \(3, 9\) but the model wants \(3, 8\)": lambda path: torch.save(
+        make(1).state_dict() | {"3.weight": torch.zeros(3, 9)}, path
+    ),
+    "1.running_var holds NaN": lambda path: torch.save(
+        make(1).state_dict() | {"1.running_var": torch.tensor([1, torch.nan])}, path
+    ),
+    "0.bias holds NaN or inf": lambda path: torch.save(
+        make(1).state_dict() | {"0.bias": torch.tensor([-torch.inf, 0])}, path
+    ),
+    "holds more than tensors": lambda path: torch.save({"net": make(1).state_dict(), "x": Evil()}, path),
+    "holds more than tensors and is not unpickled": lambda path: path.write_bytes(pickle.dumps(Evil())),
+    "holds more than tensors .*state_dict": lambda path: torch.save(make(1), path),
+    "holds no state dict": lambda path: torch.save({"epoch": 3, "weights": {}}, path),
+    "holds no state dict .names": lambda path: torch.save(torch.zeros(3), path),
+    "neither a safetensors file nor": lambda path: path.write_text("hello, this is text"),
+    "neither a safetensors file": lambda path: path.write_bytes(b""),
+    "cannot be read .*complete": truncate,
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_checkpoints_leave_the_model_alone(
+    message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    BAD[message](tmp_path / "w.pth")
+    model = make(2)
+    with pytest.raises(EvopruneError, match=message) as caught:
+        load_checkpoint(model, "w.pth")
+    assert "\n" not in str(caught.value)
+    assert "w.pth" in str(caught.value)
+    assert equal(model, make(2))
+    assert not (tmp_path / "evil").exists()
+
+
+def test_bad_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(EvopruneError, match="is not a file"):
+        load_checkpoint(make(), path)
+    save_file(make(1).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(EvopruneError, match="not a readable safetensors file"):
+        load_checkpoint(make(), path)
+    path.write_text("{}")
+    with pytest.raises(EvopruneError, match="not a readable safetensors file"):
+        load_checkpoint(make(), path)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.safetensors"
+    save_checkpoint(make(1), path)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        EvopruneError, match=r"cannot write .*w.safetensors: No space left on device; free space"
+    ):
+        save_checkpoint(make(2), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvopruneError, match="cannot write"):
+        save_checkpoint(make(), tmp_path / "file" / "w.safetensors")

@@ -1,0 +1,125 @@
+"""Model names, factories, and the shipped checkpoint."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from evoprune.core import EvopruneError, prunable_layers
+from evoprune.zoo import (
+    BUILT_IN,
+    DATA_NAMES,
+    accuracy,
+    default_checkpoint,
+    load_checkpoint,
+    load_data,
+    load_model,
+)
+
+
+def test_lenet5_has_the_layers_of_the_reference() -> None:
+    model = load_model("lenet5")
+    layers = {layer.name: layer.shape for layer in prunable_layers(model)}
+    assert layers == {
+        "feature.0": (6, 1, 5, 5),
+        "feature.3": (16, 6, 5, 5),
+        "classifier.1": (120, 400),
+        "classifier.3": (84, 120),
+        "classifier.5": (10, 84),
+    }
+    assert sum(layer.size for layer in prunable_layers(model)) == 61_470
+    assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    random = torch.get_rng_state()
+    one, same, other = (load_model("lenet5", seed=seed).feature[0].weight for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_models_are_complete(name: str) -> None:
+    assert BUILT_IN[name].data in DATA_NAMES
+    checkpoint = default_checkpoint(name)
+    assert checkpoint is None or "test_accuracy" in load_checkpoint(load_model(name), checkpoint)
+
+
+def test_the_shipped_lenet5_is_trained() -> None:
+    """Most of these images were trained on (docs/data.md): this is a test of the file, not of the model."""
+    checkpoint = default_checkpoint("lenet5")
+    assert checkpoint is not None
+    model = load_model("lenet5")
+    metadata = load_checkpoint(model, checkpoint)
+    assert metadata["data"] == "mnist"
+    assert float(metadata["test_accuracy"]) >= 0.988
+    assert accuracy(model, load_data("mnist-sample").test) > 0.985
+
+
+MODULE = """
+from torch import nn
+import torch
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+
+class zoo:
+    small = Net
+
+def number():
+    return 3
+
+def broken():
+    raise RuntimeError("no weights\\nat all")
+
+size = 4
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_models.py").write_text(MODULE)
+    (tmp_path / "my_broken.py").write_text("import no_such_package")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
+    yield "my_models"
+    sys.modules.pop("my_models", None)
+
+
+@pytest.mark.parametrize("factory", ["Net", "zoo.small"])
+def test_own_factories_in_the_current_directory(module: str, factory: str) -> None:
+    model = load_model(f"{module}:{factory}")
+    assert isinstance(model, nn.Linear)
+    assert default_checkpoint(f"{module}:{factory}") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet18", "'resnet18' is not built in yet, it comes with a later version"),
+        ("lenet", "unknown model 'lenet': expected lenet5 or package.module:factory; did you mean lenet5"),
+        ("LeNet-5", "did you mean lenet5"),
+        ("gpt", "unknown model 'gpt': expected lenet5 or package.module:factory$"),
+        ("my_models:", "unknown model"),
+        ("my_models:Nett", "my_models has no Nett; did you mean Net"),
+        ("my_models:size", "size is a int; expected one that gives an nn.Module"),
+        ("my_models:number", "its factory returned a int, not an nn.Module"),
+        ("my_models:broken", "its factory failed with RuntimeError: no weights$"),
+        (
+            "my_broken:Net",
+            "importing my_broken failed with ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        ("no_such:Net", "importing no_such failed with ModuleNotFoundError"),
+        (".relative:Net", "importing .relative failed with"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+def test_unusable_specs(spec: str, message: str) -> None:
+    with pytest.raises(EvopruneError, match=message) as caught:
+        load_model(spec)
+    assert "\n" not in str(caught.value)

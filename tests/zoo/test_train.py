@@ -1,0 +1,164 @@
+"""Training: it learns, it is deterministic, and an interrupted training ends with the same bits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError
+from evoprune.zoo import Data, Recipe, Split, accuracy, load_checkpoint, train
+from evoprune.zoo.train import _shift_windows
+
+RECIPE = Recipe(epochs=4, batch_size=10, learning_rate=0.02, shift=1, flip=False)
+
+
+def make() -> nn.Sequential:
+    """Dropout draws from the global generator, batch normalization has buffers: both must be resumed."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 2)
+    )
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(epoch: int):
+    def on_epoch(done: dict[str, float]) -> None:
+        if done["epoch"] == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+def test_it_learns_and_saves_the_last_epoch(tiny: Data, tmp_path: Path) -> None:
+    epochs: list[dict[str, float]] = []
+    out = tmp_path / "net.safetensors"
+    model = make()
+    result = train(model, tiny, RECIPE, 0, out, on_epoch=epochs.append, metadata={"model": "net"})
+    assert result["test_accuracy"] == accuracy(model, tiny.test) > 0.9
+    assert result["history"] == epochs
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3, 4]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 2
+    assert result["val_accuracy"] == epochs[-1]["val_accuracy"] == accuracy(model, tiny.val)
+    loaded = make()
+    metadata = load_checkpoint(loaded, out)
+    assert metadata["model"] == "net"
+    assert float(metadata["test_accuracy"]) == pytest.approx(result["test_accuracy"], abs=1e-5)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_an_interrupted_training_ends_with_the_same_bits(optimizer: str, tiny: Data, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer, flip=True, label_smoothing=0.1)
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    unbroken = train(make(), tiny, recipe, 3, whole)
+    for epoch in (1, 3):
+        torch.rand(7)  # the global random state is another one each time
+        with pytest.raises(Stop):
+            train(make(), tiny, recipe, 3, broken, on_epoch=stop_after(epoch))
+        assert not broken.exists()
+    seen: list[dict[str, float]] = []
+    resumed = train(make(), tiny, recipe, 3, broken, on_epoch=seen.append)
+    assert [epoch["epoch"] for epoch in seen] == [4]
+    tensors, expected = load_file(broken), load_file(whole)
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert [epoch["train_loss"] for epoch in resumed["history"]] == [
+        e["train_loss"] for e in unbroken["history"]
+    ]
+    other = train(make(), tiny, recipe, 4, tmp_path / "other.safetensors")
+    assert other["train_loss"] != unbroken["train_loss"]
+
+
+def test_an_unfinished_training_of_other_settings_is_not_lost(tiny: Data, tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    with pytest.raises(Stop):
+        train(make(), tiny, RECIPE, 0, out, on_epoch=stop_after(2))
+    part = Path(f"{out}.part")
+    before = part.read_bytes()
+    with pytest.raises(EvopruneError, match=r"other settings \(recipe, seed\); delete it"):
+        train(make(), tiny, replace(RECIPE, epochs=9), 1, out)
+    with pytest.raises(EvopruneError, match=r"other settings \(data\)"):
+        train(make(), replace(tiny, train=tiny.val), RECIPE, 0, out)
+    assert part.read_bytes() == before
+    part.write_bytes(before[:-50])
+    with pytest.raises(EvopruneError, match=r"net.safetensors.part is damaged; delete it"):
+        train(make(), tiny, RECIPE, 0, out)
+    assert train(make(), tiny, replace(RECIPE, epochs=1), 1, out, restart=True)["epochs"] == 1
+    assert not part.exists()
+
+
+def test_the_random_state_and_the_mode_are_left_as_found(tiny: Data, tmp_path: Path) -> None:
+    model = make().eval()
+    random = torch.get_rng_state()
+    train(model, tiny, replace(RECIPE, epochs=1), 0, tmp_path / "net.safetensors")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not model.training
+
+
+def test_a_diverging_training_says_so(tiny: Data, tmp_path: Path) -> None:
+    inputs = tiny.train.inputs.clone()
+    inputs[0] = torch.inf
+    data = replace(tiny, train=Split(inputs, tiny.train.targets))
+    with pytest.raises(
+        EvopruneError, match=r"training loss is nan in epoch 1; try a lower learning rate than 0\.02"
+    ):
+        train(make(), data, RECIPE, 0, tmp_path / "net.safetensors")
+
+
+def test_a_model_of_another_shape_is_refused(tiny: Data, tmp_path: Path) -> None:
+    with pytest.raises(EvopruneError, match=r"cannot take images \(C, H, W\) = \(1, 6, 6\)"):
+        train(nn.Linear(5, 2), tiny, RECIPE, 0, tmp_path / "net.safetensors")
+
+
+def test_shifted_images_come_with_black_edges() -> None:
+    images = torch.arange(2 * 9.0).reshape(2, 1, 3, 3)
+    windows = _shift_windows(images, 1, torch.full((1, 1, 1), -5.0))
+    assert torch.equal(windows[1, :, 1, 1], images[1])
+    shifted: Tensor = windows[torch.tensor([0, 1]), :, torch.tensor([0, 2]), torch.tensor([1, 0])]
+    assert torch.equal(shifted[0, 0], torch.cat([torch.full((1, 3), -5.0), images[0, 0, :2]]))
+    down_and_left = torch.full((3, 3), -5.0)
+    down_and_left[:2, 1:] = images[1, 0, 1:, :2]
+    assert torch.equal(shifted[1, 0], down_and_left)
+
+
+def test_schedules() -> None:
+    one_cycle, cosine, constant = (
+        Recipe(learning_rate=2, schedule=s) for s in ("one-cycle", "cosine", "constant")
+    )
+    assert one_cycle.learning_rate_at(0) < one_cycle.learning_rate_at(0.05) == pytest.approx(1)
+    assert (
+        one_cycle.learning_rate_at(0.1) == cosine.learning_rate_at(0) == constant.learning_rate_at(0.9) == 2
+    )
+    assert one_cycle.learning_rate_at(1) == pytest.approx(0) == cosine.learning_rate_at(1)
+    assert cosine.learning_rate_at(0.5) == pytest.approx(1)
+
+
+def test_weight_decay_spares_biases() -> None:
+    model = nn.Linear(3, 2)
+    decayed, spared = Recipe(weight_decay=0.3).make_optimizer(model).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
+    assert decayed["params"] == [model.weight]
+    assert spared["params"] == [model.bias]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epochs", 0), ("batch_size", 0), ("optimizer", "adam"), ("learning_rate", 0.0), ("shift", -1),
+        ("learning_rate", float("nan")), ("weight_decay", -1.0), ("schedule", "step"),
+        ("label_smoothing", 1.0),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(setting: str, value: object) -> None:
+    with pytest.raises(EvopruneError, match=f"{setting} is .* but must be"):
+        Recipe(**{setting: value})
