@@ -28,7 +28,7 @@ from evoprune.run import (
     write_outputs,
 )
 from evoprune.scoring import Accuracy, DataScore, as_score
-from evoprune.storage import save_tensors, write_json
+from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
 from evoprune.training import Recipe, TensorSource, as_source
 from evoprune.zoo import BUILT_IN, check_data_fits, default_checkpoint, load_checkpoint, load_data, load_model
@@ -82,6 +82,9 @@ def prune(
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     settings.setdefault("model", type(model).__name__)
+    score = as_score(score)
+    name = getattr(score, "function", score)
+    settings.setdefault("score_name", getattr(name, "__name__", type(name).__name__).lower())
     chosen = make_settings(layers=list(layers) if layers is not None else None, **settings)
     torch.set_num_threads(chosen.threads)
     device = _device(chosen.device, model)
@@ -140,7 +143,9 @@ def resume(
     return _carry_out(task, settings, folder, listener, resume=folder.snapshot.exists())
 
 
-def finetune(run: str | Path, epochs: int = 20, learning_rate: float | None = None, listener: Listener | None = None) -> Result:
+def finetune(
+    run: str | Path, epochs: int = 20, learning_rate: float | None = None, listener: Listener | None = None
+) -> Result:
     """Train the pruned model of a finished run further, its masks kept exactly.
 
     The folder's model.safetensors and result.json are replaced; the model from before stays beside as
@@ -171,11 +176,20 @@ def finetune(run: str | Path, epochs: int = 20, learning_rate: float | None = No
     seconds = time.perf_counter() - begun
     val_score = float(task.val_score(task.model))
     summary["pruned"] = side(task, task.model, masks, val_score)
-    summary["finetune"] = {"epochs": done + epochs, "seconds": summary["finetune"]["seconds"] + round(seconds, 3)}
+    summary["finetune"] = {
+        "epochs": done + epochs,
+        "seconds": summary["finetune"]["seconds"] + round(seconds, 3),
+    }
     summary["seconds"] = round(summary["seconds"] + seconds, 3)
     save_tensors(_read(folder.model), folder.path / "model.before-finetune.safetensors")
     result = Result(
-        task.model, masks, sparsity_of(masks, task.layers), val_score, summary.get("front", []), summary, folder.path
+        task.model,
+        masks,
+        sparsity_of(masks, task.layers),
+        val_score,
+        summary.get("front", []),
+        summary,
+        folder.path,
     )
     write_outputs(folder, result, settings)
     write_report(folder.path)
@@ -202,10 +216,15 @@ def evaluate(run: str | Path) -> dict[str, Any]:
     return {"model": settings.model} | measured | {"recorded": recorded}
 
 
-def _carry_out(task: Task, settings: Settings, folder: Folder | None, listener: Listener | None, resume: bool) -> Result:
+def _carry_out(
+    task: Task, settings: Settings, folder: Folder | None, listener: Listener | None, resume: bool
+) -> Result:
     """Run, finish, report; the folder's lock is given back whatever happens."""
     try:
         with torch.random.fork_rng(devices=[]):
+            for score in (task.val_score, task.test_score):
+                if isinstance(score, DataScore):
+                    score.bind(task.model)
             dense = copy.deepcopy(task.model)
             if folder is not None and not folder.dense.exists():
                 save_tensors(dense.state_dict(), folder.dense)
@@ -272,7 +291,7 @@ def _named_task(settings: Settings, dense: Path | None = None) -> tuple[Task, Se
         (source.inputs[:SAMPLES], source.targets[:SAMPLES]),
         Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
     )
-    used = {"data": name, "checkpoint": None if checkpoint is None else str(checkpoint)}
+    used = {"data": name, "score_name": "accuracy", "checkpoint": None if checkpoint is None else str(checkpoint)}
     return task, settings.model_copy(update=used)
 
 

@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +16,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import evoprune.api as api
+from evoprune import api
 from evoprune.core import EvopruneError, prunable_layers
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
 from evoprune.run import Folder, Result, make_settings, parse_duration
-from evoprune.zoo import BUILT_IN, default_checkpoint, load_checkpoint, load_data, load_model
-from evoprune.zoo import train as train_model
+from evoprune.training import Recipe
+from evoprune.zoo import BUILT_IN, load_checkpoint, load_data, load_model
+from evoprune.zoo import train as run_training
 
 __all__ = ["app", "main"]
 
@@ -60,7 +62,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print result.json on stdou
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="lenet5, or package.module:factory (a callable that returns an nn.Module).")
+    str,
+    typer.Argument(metavar="MODEL", help="lenet5, or package.module:factory (a callable that returns an nn.Module)."),
 ]
 Checkpoint = Annotated[
     str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors or a PyTorch state dict.")
@@ -94,7 +97,9 @@ def prune(
     final_epochs: Annotated[int | None, typer.Option(help="At the end, and where the floor needs them.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of fine-tuning.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Of fine-tuning.")] = None,
-    distill: Annotated[float | None, typer.Option(help="Share of the loss that asks for the dense model's outputs.")] = None,
+    distill: Annotated[
+        float | None, typer.Option(help="Share of the loss that asks for the dense model's outputs.")
+    ] = None,
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
     time_limit: Annotated[str | None, typer.Option(help="90s, 10m or 1h; ends in a valid, fine-tuned result.")] = None,
     memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use.")] = None,
@@ -234,14 +239,43 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model; continues where an interrupted training of the same settings stopped."""
-    _guard(lambda: _train(model, data, out, epochs, learning_rate, batch_size, seed, overwrite, quiet, as_json), debug)
+    _guard(
+        lambda: _train(model, data, out, epochs, learning_rate, batch_size, seed, overwrite, quiet, as_json),
+        debug,
+    )
 
 
 def _train(
     model: str, data: str, out: Path, epochs: int | None, learning_rate: float | None, batch_size: int | None,
     seed: int, overwrite: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    raise NotImplementedError
+    if out.suffix != ".safetensors":
+        raise EvopruneError(f"--out {out}: weights are written as safetensors; give a name that ends in .safetensors")
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise EvopruneError(f"{out} exists already; replace it with --overwrite, or choose another --out")
+    given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    recipe = BUILT_IN[model].recipe if model in BUILT_IN else Recipe()
+    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    built, images = load_model(model, seed), load_data(data)
+
+    def show(epoch: dict[str, float]) -> None:
+        if not quiet:
+            print(
+                f"epoch {epoch['epoch']}/{recipe.epochs}  loss {epoch['train_loss']:.4f}"
+                f"  val {epoch['val_accuracy']:.4f}  {epoch['seconds']:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    trained = run_training(
+        built, images, recipe, seed, out, on_epoch=show, restart=overwrite, metadata={"model": model}
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps({"model": model, "data": images.name, "file": str(out), "seed": seed} | trained))
+        return
+    print(f"validation accuracy  {trained['val_accuracy']:.2%}")
+    print(f"test accuracy        {trained['test_accuracy']:.2%}")
+    print(f"weights              {out}")
 
 
 def _show(result: Result, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -111,11 +111,12 @@ def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]
 
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     """The weight of the layer called `name`, with or without the prefix that nn.DataParallel adds."""
-    modules = dict(model.named_modules())
-    weight = modules.get(name, modules.get(f"module.{name}", nn.Identity()))._parameters.get("weight")
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    module = modules.get(name) or modules.get(f"module.{name}")
+    weight = None if module is None else module._parameters.get("weight")
     if weight is None:
         raise EvopruneError(f"the model has no layer {name!r} with a weight")
-    return weight
+    return cast(nn.Parameter, weight)
 
 
 def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:
@@ -128,7 +129,9 @@ def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]
     wanted = {strip_module_prefix(name) for name in names}
     for name in sorted(wanted - by_name.keys()):
         near = get_close_matches(name, by_name, n=3, cutoff=0.5) or list(by_name)
-        raise EvopruneError(f"unknown layer {name!r}; did you mean {', '.join(near)}? `evoprune layers MODEL` lists all")
+        raise EvopruneError(
+            f"unknown layer {name!r}; did you mean {', '.join(near)}? `evoprune layers MODEL` lists all"
+        )
     return [layer for layer in layers if layer.name in wanted]
 
 

@@ -6,7 +6,8 @@ the layer's output moves (search/units.py). `magnitude` and `gradient` are the u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -74,13 +75,18 @@ def _gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor,
         for batch, labels in zip(inputs.split(250), targets.split(250), strict=True):
             gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), weights)
             for total, weight, gradient in zip(totals, weights, gradients, strict=True):
-                total += (weight * gradient).abs().detach()
+                total.add_((weight * gradient).abs().detach())
     model.train(mode)
     return {layer.name: total for layer, total in zip(layers, totals, strict=True)}
 
 
 def _evolved_ranks(
-    model: nn.Module, layers: Sequence[Layer], masks: Masks, inputs: Tensor, smallest: float, seed_path: tuple[int, ...]
+    model: nn.Module,
+    layers: Sequence[Layer],
+    masks: Masks,
+    inputs: Tensor,
+    smallest: float,
+    seed_path: tuple[int, ...],
 ) -> dict[str, Tensor]:
     moments = layer_moments(model, [layer.name for layer in layers], inputs)
     ranks = {}
@@ -89,8 +95,20 @@ def _evolved_ranks(
         weight = weight_of(model, layer.name).detach().cpu()
         if layer.name in moments:
             mask = masks[layer.name].flatten(1)
-            rank = nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng)
+            with _one_thread():
+                rank = nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng)
             ranks[layer.name] = rank.view_as(weight)
         else:
             ranks[layer.name] = torch.rand(weight.shape, generator=rng)
     return ranks
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Operations of a few microseconds each: more threads only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

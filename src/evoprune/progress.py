@@ -73,7 +73,11 @@ class ProgressView:
         done, total = event["epoch"] + 1, event["epochs"]
         if done == 1:
             self._begin(total)
-        self._step(done, total, f"fine-tuning epoch {done}/{total}  loss {event['loss']:.4f}  val {event['val_score']:.4f}")
+        self._step(
+            done,
+            total,
+            f"fine-tuning epoch {done}/{total}  loss {event['loss']:.4f}  val {event['val_score']:.4f}",
+        )
 
     def _stage_end(self, event: dict[str, Any]) -> None:
         verdict = "" if event["accepted"] else "  below the floor: going back"

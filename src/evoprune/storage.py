@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["save_tensors", "write_atomic", "write_json"]
+__all__ = ["read_tensors", "save_tensors", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -24,6 +26,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
@@ -37,7 +40,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise EvopruneError(f"cannot write {path}: {reason}; make room or choose another folder") from error
+        raise EvopruneError(f"cannot write {path}: {reason}; free space or choose another place") from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -45,7 +48,34 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors, atomically. Tensors that share memory are written each in full."""
-    separate = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(separate, dict(metadata or {})))
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and its metadata.
+
+    Raises:
+        EvopruneError: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise EvopruneError(f"{path} is not a readable safetensors file ({error}); is it complete?") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors, atomically. Tensors that share memory are written each in full.
+
+    Equal content gives equal bytes.
+    """
+    # An own copy of each: safetensors refuses tensors that share memory or have gaps.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    write_atomic(Path(path), _with_sorted_header(save(copies, dict(metadata or {}))))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """A safetensors file in one fixed form; safetensors itself writes metadata in a random order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the body stays aligned
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]

@@ -53,9 +53,7 @@ def folder(tmp_path: Path) -> Path:
 def write(folder: Path) -> WriteSplit:
     """Write one shard: `write("train-00000-of-00001", labels=[0, 1])`, columns replaced or added by name."""
 
-    def write_shard(
-        name: str, labels: Sequence[int | None] = (0, 1) * 8, start: int = 0, **columns: object
-    ) -> Path:
+    def write_shard(name: str, labels: Sequence[int | None] = (0, 1) * 8, start: int = 0, **columns: object) -> Path:
         encoded = (png(pixels_of(start + row)) for row in range(len(labels)))
         table = {"image": images(*encoded), "label": pa.array(labels, pa.int64())} | columns
         file = folder / f"{name}.parquet"

@@ -76,9 +76,7 @@ def test_wrapped_models(tmp_path: Path) -> None:
 
 
 def test_shared_and_strided_tensors(tmp_path: Path) -> None:
-    model = nn.Sequential(
-        nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    )
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
     model[1].weight = model[0].weight
     model[0].bias = nn.Parameter(torch.arange(8.0)[::2])
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -129,9 +127,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_checkpoints_leave_the_model_alone(
-    message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_checkpoints_leave_the_model_alone(message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     BAD[message](tmp_path / "w.pth")
     model = make(2)
@@ -165,9 +161,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        EvopruneError, match=r"cannot write .*w.safetensors: No space left on device; free space"
-    ):
+    with pytest.raises(EvopruneError, match=r"cannot write .*w.safetensors: No space left on device; free space"):
         save_checkpoint(make(2), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["w.safetensors"]

@@ -23,18 +23,14 @@ def test_gray_images_are_read_exactly_and_in_order(folder: Path, write: WriteSpl
     write("test-00000-of-00001", labels=[2], start=9)
     train, test = read_folder(folder)
     assert train.pixels.dtype == torch.uint8
-    assert torch.equal(
-        train.pixels, torch.from_numpy(np.stack([pixels_of(row) for row in range(5)]))[:, None]
-    )
+    assert torch.equal(train.pixels, torch.from_numpy(np.stack([pixels_of(row) for row in range(5)]))[:, None])
     assert torch.equal(test.pixels[0, 0], torch.from_numpy(pixels_of(9)))
     assert train.labels.tolist() == [0, 1, 2, 1, 0]
     assert train.labels.dtype == torch.int64
     assert train.classes == test.classes == 3
 
 
-def test_colour_images_have_three_channels_in_the_order_red_green_blue(
-    folder: Path, write: WriteSplit
-) -> None:
+def test_colour_images_have_three_channels_in_the_order_red_green_blue(folder: Path, write: WriteSplit) -> None:
     colour, gray = pixels_of(0, channels=3), pixels_of(1)
     write("train", labels=[0, 1], image=None, img=images(png(gray), png(colour)))
     write("test", labels=[0], image=None, img=images(png(colour)))
@@ -139,9 +135,7 @@ def test_bad_folders(folder: Path, write: WriteSplit, tmp_path: Path) -> None:
     with pytest.raises(EvopruneError, match="a test label is 2; expected 0 to 1"):
         load_data(str(folder))
     write("test", labels=[1], image=images(png(pixels_of(0, size=4))))
-    with pytest.raises(
-        EvopruneError, match=r"training images are .* \(1, 8, 8\) but test images \(1, 4, 4\)"
-    ):
+    with pytest.raises(EvopruneError, match=r"training images are .* \(1, 8, 8\) but test images \(1, 4, 4\)"):
         load_data(str(folder))
     (folder / "test.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(EvopruneError, match="not a readable parquet split"):

@@ -18,9 +18,7 @@ RECIPE = Recipe(epochs=4, batch_size=10, learning_rate=0.02, shift=1, flip=False
 def make() -> nn.Sequential:
     """Dropout draws from the global generator, batch normalization has buffers: both must be resumed."""
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 2)
-    )
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 2))
 
 
 class Stop(Exception):
@@ -50,8 +48,7 @@ def test_it_learns_and_saves_the_last_epoch(tiny: Data, tmp_path: Path) -> None:
     assert metadata["model"] == "net"
     assert float(metadata["test_accuracy"]) == pytest.approx(result["test_accuracy"], abs=1e-5)
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
     )
     assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
 
@@ -72,9 +69,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(optimizer: str, tiny: D
     tensors, expected = load_file(broken), load_file(whole)
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert [epoch["train_loss"] for epoch in resumed["history"]] == [
-        e["train_loss"] for e in unbroken["history"]
-    ]
+    assert [epoch["train_loss"] for epoch in resumed["history"]] == [e["train_loss"] for e in unbroken["history"]]
     other = train(make(), tiny, recipe, 4, tmp_path / "other.safetensors")
     assert other["train_loss"] != unbroken["train_loss"]
 
@@ -109,9 +104,7 @@ def test_a_diverging_training_says_so(tiny: Data, tmp_path: Path) -> None:
     inputs = tiny.train.inputs.clone()
     inputs[0] = torch.inf
     data = replace(tiny, train=Split(inputs, tiny.train.targets))
-    with pytest.raises(
-        EvopruneError, match=r"training loss is nan in epoch 1; try a lower learning rate than 0\.02"
-    ):
+    with pytest.raises(EvopruneError, match=r"training loss is nan in epoch 1; try a lower learning rate than 0\.02"):
         train(make(), data, RECIPE, 0, tmp_path / "net.safetensors")
 
 
@@ -132,13 +125,9 @@ def test_shifted_images_come_with_black_edges() -> None:
 
 
 def test_schedules() -> None:
-    one_cycle, cosine, constant = (
-        Recipe(learning_rate=2, schedule=s) for s in ("one-cycle", "cosine", "constant")
-    )
+    one_cycle, cosine, constant = (Recipe(learning_rate=2, schedule=s) for s in ("one-cycle", "cosine", "constant"))
     assert one_cycle.learning_rate_at(0) < one_cycle.learning_rate_at(0.05) == pytest.approx(1)
-    assert (
-        one_cycle.learning_rate_at(0.1) == cosine.learning_rate_at(0) == constant.learning_rate_at(0.9) == 2
-    )
+    assert one_cycle.learning_rate_at(0.1) == cosine.learning_rate_at(0) == constant.learning_rate_at(0.9) == 2
     assert one_cycle.learning_rate_at(1) == pytest.approx(0) == cosine.learning_rate_at(1)
     assert cosine.learning_rate_at(0.5) == pytest.approx(1)
 

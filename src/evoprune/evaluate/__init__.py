@@ -1,14 +1,29 @@
-import torch, torch.nn.functional as F
-from evoprune.core import Scores, weight_of
-class Ref:
-    def __init__(s, model, score): s.model, s.score, s.samples = model, score, score.samples
-    def __call__(s, plans, floor=-float("inf")):
-        P=len(next(iter(plans.values()))); a=[];l=[]
-        ws={n:weight_of(s.model,n) for n in plans}; keep={n:w.detach().clone() for n,w in ws.items()}
-        with torch.no_grad():
-            for p in range(P):
-                for n,w in ws.items(): w.copy_(keep[n]*plans[n][p])
-                o=s.score.out(s.model); a.append((o.argmax(1)==s.score.targets).double().mean()); l.append(F.cross_entropy(o,s.score.targets).double())
-            for n,w in ws.items(): w.copy_(keep[n])
-        return Scores(torch.stack(a),torch.stack(l),torch.ones(P,dtype=torch.bool),P*s.samples)
-def make_evaluator(model, score, layers, **kw): return Ref(model, score)
+"""Plans to scores: the reference, one candidate at a time, and ways that give its scores faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from evoprune.core import Evaluator
+from evoprune.evaluate.reference import ReferenceEvaluator
+
+__all__ = ["ReferenceEvaluator", "make_evaluator"]
+
+WAYS = ("prefix", "batched", "racing", "precision")
+
+
+def make_evaluator(
+    model: nn.Module,
+    score: Callable[[nn.Module], Any],
+    layers: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    batch_memory_mb: int = 1024,
+    methods: Sequence[str] = ("prefix", "batched", "racing"),
+) -> Evaluator:
+    """The fastest evaluator that fits model and score."""
+    return ReferenceEvaluator(model, score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ def _supported(module: nn.Module) -> bool:
         fits = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
     else:
         fits = isinstance(module, nn.Linear)
-    return fits and module.weight[0].numel() <= MOST_INPUTS
+    return fits and int(cast(Tensor, module.weight)[0].numel()) <= MOST_INPUTS
 
 
 def _rows(module: nn.Module, given: Tensor) -> Tensor:

@@ -97,9 +97,7 @@ def draw_levels(axes: Axes, scores: ScoreAxis, drawn: Sequence[float], theme: Th
         write(axes, text, (1, drawn_at), (4, 0), color, xycoords=beside, va="center")
 
 
-def draw_breaks(
-    panels: Sequence[Axes], breaks: Sequence[Break], steps: int, offset: float, theme: Theme
-) -> None:
+def draw_breaks(panels: Sequence[Axes], breaks: Sequence[Break], steps: int, offset: float, theme: Theme) -> None:
     """A thin line where a stage begins, and the stages' names (or numbers) above the first panel."""
     few = len(breaks) <= MOST_NAMED
     for axes in panels:
@@ -108,9 +106,7 @@ def draw_breaks(
     room = 105 / steps  # about 105 letters of this size fit over a figure
     bounds = spans(breaks, steps)
     for names in ([part.label for part in breaks], [str(part.number) for part in breaks]):
-        if all(
-            len(name) + 1 <= room * (end - start) for name, (start, end) in zip(names, bounds, strict=True)
-        ):
+        if all(len(name) + 1 <= room * (end - start) for name, (start, end) in zip(names, bounds, strict=True)):
             break
     else:
         return

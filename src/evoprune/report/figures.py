@@ -63,7 +63,7 @@ def run_drawings(run: Run) -> list[Drawing]:
             Drawing(
                 "stages",
                 f"Sparsity and {score}, stage by stage",
-                f"The model after each stage and its fine-tuning: what became zero, and the validation {score}.",
+                f"The model after each stage and its fine-tuning: its zeros and its validation {score}.",
                 partial(draw_stage_progress, progress, scores),
             )
         )
@@ -71,7 +71,7 @@ def run_drawings(run: Run) -> list[Drawing]:
         caption = (
             "The best candidate of each generation; a line is a stage, for the layers it searches."
             if len(panels) > MOST_PANELS
-            else "The best candidate of each generation (line), the range of all candidates scored in it (band),"
+            else "The best candidate of each generation (line), the range of all scored in it (band),"
             " and the stage's target (dotted), for the layers named."
         )
         drawings.append(
@@ -124,9 +124,7 @@ def mask_drawings(run: Run) -> list[Drawing]:
     drawings = []
     for index, name in enumerate(names[:: max(every, 1)]):
         image = mask_image(run.masks[name])
-        drawings.append(
-            Drawing(f"mask_{index:02d}_{_file_part(name)}", name, image.note, partial(draw_mask, image))
-        )
+        drawings.append(Drawing(f"mask_{index:02d}_{_file_part(name)}", name, image.note, partial(draw_mask, image)))
     return drawings
 
 

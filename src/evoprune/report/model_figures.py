@@ -40,9 +40,7 @@ def layer_sparsity(run: Run) -> LayerSparsity | None:
         return None
     so_far = end.model_sparsity if end is not None else None
     overall = run.result.pruned.sparsity if run.result is not None else so_far
-    return LayerSparsity(
-        [r.name for r in rows], [r.sparsity for r in rows], [r.weights for r in rows], overall
-    )
+    return LayerSparsity([r.name for r in rows], [r.sparsity for r in rows], [r.weights for r in rows], overall)
 
 
 def draw_layer_sparsity(data: LayerSparsity, theme: Theme) -> Figure:
@@ -112,9 +110,7 @@ def draw_stage_progress(data: StageProgress, scores: ScoreAxis, theme: Theme) ->
         axes.plot(kept, [values[place] for place in kept], markersize=4, linewidth=1.6, **look)
         if undone:
             hollow = look | {"linestyle": "none", "markersize": 5, "markerfacecolor": theme.paper}
-            axes.plot(
-                undone, [values[place] for place in undone], label="fell under the floor: undone", **hollow
-            )
+            axes.plot(undone, [values[place] for place in undone], label="fell under the floor: undone", **hollow)
     if undone:
         legend(top, theme, loc="lower right")
     top.set_ylim(0, 100)

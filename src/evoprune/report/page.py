@@ -105,9 +105,7 @@ def headline(run: Run) -> list[Tile]:
 def _final_tiles(run: Run, result: Result) -> list[Tile]:
     dense, pruned, search, accuracy = result.dense, result.pruned, result.search, run.scores_are_accuracies
     split = "test" if pruned.test_score is not None else "validation"
-    before, after = (
-        (dense.test_score, pruned.test_score) if split == "test" else (dense.val_score, pruned.val_score)
-    )
+    before, after = (dense.test_score, pruned.test_score) if split == "test" else (dense.val_score, pruned.val_score)
     kept = f"{wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights are left"
     change = f"dense {wording.score(before, accuracy)}: {wording.drop(before, after, accuracy)}"
     tiles = [
@@ -127,9 +125,7 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
         )
     else:
         tiles.append(
-            Tile(
-                "Floor", "none", f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}"
-            )
+            Tile("Floor", "none", f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}")
         )
     full = f"{search.full_evaluations:,.1f} full evaluations in {wording.duration(search.seconds)}"
     tiles.append(Tile("Candidates scored", wording.count(search.evaluations), full))
@@ -137,9 +133,7 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
     tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
     if pruned.file_bytes is not None:
         tiles.append(
-            Tile(
-                "Weights on disk", wording.size(pruned.file_bytes), f"dense {wording.size(dense.file_bytes)}"
-            )
+            Tile("Weights on disk", wording.size(pruned.file_bytes), f"dense {wording.size(dense.file_bytes)}")
         )
     return tiles
 
@@ -173,9 +167,7 @@ def notes(run: Run) -> list[str]:
     if result is None or result.pruned.test_score is not None:
         lines.append("The test set is read once, at the end of the run, and decides nothing.")
     else:
-        lines.append(
-            f"No test set was given, so no number here is free of selection: measure the {score} on new data."
-        )
+        lines.append(f"No test set was given, so no number here is free of selection: measure the {score} on new data.")
     lines.append("Fine-tuning reports its last epoch, not its best; pruned weights stay zero throughout.")
     lines.append(
         "Zeros alone do not make a dense kernel faster: this model does the same multiplications as before."
@@ -183,8 +175,7 @@ def notes(run: Run) -> list[str]:
         " pattern the hardware knows (2:4), or run it on a runtime with sparse kernels; then measure."
     )
     lines.append(
-        "A file with zeros in place is as large as before; it shrinks only when it is stored sparsely or"
-        " compressed (evoprune export)."
+        "A file with zeros in place is as large as before; it shrinks only when it is stored sparsely or compressed."
     )
     lines.append("Sparsity counts the weights of the layers that may be pruned; biases are not among them.")
     return lines
@@ -192,7 +183,8 @@ def notes(run: Run) -> list[str]:
 
 def _title(run: Run) -> str:
     model, data = run.config.get("model") or "model", run.config.get("data")
-    return f"{model} on {data}" if data else str(model)
+    # Data may be a folder: its name says enough here, the settings have the path.
+    return f"{model} on {Path(str(data)).name}" if data else str(model)
 
 
 def _lead(run: Run) -> str:
@@ -254,9 +246,7 @@ def _picture(drawing: Drawing, folder: Path) -> Picture:
     figure = drawing.draw(LIGHT)
     light, width = png(figure), round(96 * figure.get_figwidth())
     (folder / "figures" / f"{drawing.name}.png").write_bytes(light)
-    return Picture(
-        drawing.title, drawing.caption, width, _data_uri(light), _data_uri(png(drawing.draw(DARK)))
-    )
+    return Picture(drawing.title, drawing.caption, width, _data_uri(light), _data_uri(png(drawing.draw(DARK))))
 
 
 def _data_uri(content: bytes) -> str:

@@ -227,6 +227,4 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise EvopruneError(
-            f"cannot read {path}: {error.strerror or error}; check its permissions"
-        ) from error
+        raise EvopruneError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error

@@ -55,9 +55,7 @@ def sparsity_by_generation(run: Run) -> list[Panel]:
             continue
         curves = panels.setdefault(tuple(stage.start.layers) or (stage.start.name,), [])
         before = curves[-1].generation[-1] + 1 if curves else 0
-        ranges = [
-            [s for s in [*g.candidates.sparsity, g.best.sparsity] if s is not None] for g in generations
-        ]
+        ranges = [[s for s in [*g.candidates.sparsity, g.best.sparsity] if s is not None] for g in generations]
         curve = Curve(
             number=number,
             label=stage.label,
@@ -244,9 +242,7 @@ def draw_cloud(data: Cloud, scores: ScoreAxis, theme: Theme) -> Figure:
         )
     if data.chosen:
         share, score = [100 * s for s, _ in data.chosen], scores.scale([value for _, value in data.chosen])
-        axes.scatter(
-            share, score, s=46, facecolors="none", edgecolors=theme.ink, linewidths=1.3, label="chosen"
-        )
+        axes.scatter(share, score, s=46, facecolors="none", edgecolors=theme.ink, linewidths=1.3, label="last best")
     draw_levels(axes, scores, [value for stage in data.score for value in stage], theme)
     if len(data.labels) <= len(theme.palette):
         legend(axes, theme, loc="lower left", markerscale=1.4)

@@ -47,6 +47,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     summary = {
         "model": settings.model,
         "data": settings.data,
+        "score_name": settings.score_name,
         "space": settings.space,
         "algorithm": settings.algorithm,
         "preset": settings.preset,

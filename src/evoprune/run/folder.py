@@ -101,7 +101,9 @@ class Folder:
             self._lock = (self.state / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EvopruneError(f"another process is working in {self.path}; wait for it or choose another --out") from None
+            raise EvopruneError(
+                f"another process is working in {self.path}; wait for it or choose another --out"
+            ) from None
         except OSError as error:
             raise EvopruneError(f"cannot lock {self.path}: {error.strerror or error}") from error
 

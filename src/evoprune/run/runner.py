@@ -16,13 +16,14 @@ from evoprune.guidance import priorities
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
 from evoprune.run.objective import mixed_fitness, score_fitness
+from evoprune.run.result import describe_layers
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings
 from evoprune.run.state import Kept, RunState, load_state, save_state
 from evoprune.run.task import Task
 from evoprune.search import Algorithm, BudgetGA, OriginalGA, Population, best_of
 from evoprune.spaces import WeightSpace, pack_bits, unpack_bits
-from evoprune.surgery import FineTuner, apply_masks, swap_weights
+from evoprune.surgery import FineTuner, apply_masks, save_masks, swap_weights
 from evoprune.training import Recipe
 
 __all__ = ["Listener", "Runner"]
@@ -47,7 +48,12 @@ class Runner:
     """
 
     def __init__(
-        self, task: Task, settings: Settings, folder: Folder | None, listener: Listener | None = None, resume: bool = False
+        self,
+        task: Task,
+        settings: Settings,
+        folder: Folder | None,
+        listener: Listener | None = None,
+        resume: bool = False,
     ) -> None:
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
@@ -69,7 +75,7 @@ class Runner:
         score = float(self.task.val_score(self.task.model))
         self.state.dense_val_score = score
         self.floor_or_error(score)
-        self._tell("run_start", dense_val_score=score)
+        self._tell("run_start", dense_val_score=score, layers=describe_layers(self.layers, {}))
         self._snapshot()
 
     def floor_or_error(self, dense: float) -> float | None:
@@ -137,7 +143,8 @@ class Runner:
             for _ in range(1 if state.population is None else algorithm.asks_per_generation):
                 genomes, traits = algorithm.ask(state.population, rng)
                 scores = evaluator(space.plans(genomes), algorithm.floor(state.population))
-                candidates = Population(genomes, self._fitness(scores, genomes, stage), traits)
+                traits = {**traits, "score": scores.score}
+                candidates = Population(genomes, self._fitness(scores, genomes), traits)
                 state.population = algorithm.tell(state.population, candidates)
                 state.evaluations += len(genomes)
                 state.samples_scored += scores.samples
@@ -167,10 +174,16 @@ class Runner:
             smallest, (settings.seed, stage.index, -1 & 0xFFFF),
         )  # fmt: skip
         return BudgetGA(
-            space.sizes, keep, start, priority, settings.population, settings.crossover_rate, settings.mutation_rate
+            space.sizes,
+            keep,
+            start,
+            priority,
+            settings.population,
+            settings.crossover_rate,
+            settings.mutation_rate,
         )
 
-    def _fitness(self, scores: Scores, genomes: Tensor, stage: Stage) -> Tensor:  # noqa: ARG002
+    def _fitness(self, scores: Scores, genomes: Tensor) -> Tensor:
         if self.settings.preset == "original":
             sparsity = 1 - genomes.double().mean(1)
             floor = self.floor
@@ -241,12 +254,19 @@ class Runner:
         layers = {layer.name: sparsity_of(state.now.masks, [layer]) for layer in self.layers}
         if held:
             state.accepted = state.now
+            if self.folder is not None:
+                save_masks(state.now.masks, self.folder.masks)
         else:
             state.now = state.accepted
             self._put(state.now)
         state.stage, state.phase, state.step = None, "search", 0
         self._tell(
-            "stage_end", stage=stage.index, model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=held
+            "stage_end",
+            stage=stage.index,
+            model_sparsity=sparsity,
+            val_score=val_score,
+            layers=layers,
+            accepted=held,
         )
         self._snapshot()
 
@@ -262,7 +282,9 @@ class Runner:
     def _kept(self, masks: dict[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Kept:
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
         if values is None:
-            values = {layer.name: weight_of(self.task.model, layer.name).detach().cpu().clone() for layer in self.layers}
+            values = {
+                layer.name: weight_of(self.task.model, layer.name).detach().cpu().clone() for layer in self.layers
+            }
         return Kept(model, masks, {name: value.cpu() for name, value in values.items()})
 
     def _put(self, kept: Kept) -> None:
@@ -289,12 +311,9 @@ class Runner:
         best_index = best_of(population)
         fitness = population.fitness[best_index].tolist()
         sparsity = float(1 - population.genomes[best_index].double().mean())
-        mixed = self.settings.preset == "original"
-        alpha = self.settings.alpha
-        score = (fitness[0] - alpha * sparsity) / (1 - alpha) if mixed and alpha < 1 else fitness[0]
         best = {
             "sparsity": sparsity,
-            "score": score,
+            "score": float(population.traits["score"][best_index]),
             "loss": -fitness[1] if len(fitness) > 1 else None,
             "fitness": fitness[0],
         }
@@ -309,7 +328,11 @@ class Runner:
             mean_fitness=float(population.fitness[:, 0].mean()),
             candidates={
                 "sparsity": [round(s, 6) for _, sparsities in found for s in sparsities.tolist()],
-                "score": [round(s, 6) for scores, _ in found for s in scores.score.tolist()],
+                "score": [
+                    round(score, 6) if complete else None
+                    for scores, _ in found
+                    for score, complete in zip(scores.score.tolist(), scores.complete.tolist(), strict=True)
+                ],
             },
         )
         return best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,11 @@ class Outcome:
 
 
 def next_stage(
-    settings: Settings, layers: Sequence[Layer], history: Sequence[Outcome], trainable: bool, out_of_time: bool
+    settings: Settings,
+    layers: Sequence[Layer],
+    history: Sequence[Outcome],
+    trainable: bool,
+    out_of_time: bool,
 ) -> Stage | None:
     """The next stage, or None when the run is done.
 
@@ -97,7 +102,11 @@ def _original(
 
 
 def _ladder(
-    settings: Settings, layers: Sequence[Layer], history: Sequence[Outcome], trainable: bool, out_of_time: bool
+    settings: Settings,
+    layers: Sequence[Layer],
+    history: Sequence[Outcome],
+    trainable: bool,
+    out_of_time: bool,
 ) -> Stage | None:
     """All layers at once, sparser in every pass, until the goal is met or the floor no longer holds."""
     index = len(history)
@@ -110,7 +119,7 @@ def _ladder(
             return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
         return None
     name = f"all layers to {target:.2%}" if len(names) > 1 else f"{names[0]} to {target:.2%}"
-    goal = target == settings.sparsity or target == (settings.passes or [None])[-1]
+    goal = target in (settings.sparsity, *(settings.passes or [])[-1:])
     return Stage(index, name, names, index, target, short, long, only_below_floor=not goal)
 
 
@@ -121,7 +130,7 @@ def _next_target(settings: Settings, accepted: Sequence[Outcome], failed: Sequen
     if failed:
         if len(failed) >= TRIES_AT_FLOOR:
             return None
-        return 1 - (density * (1 - min(outcome.target for outcome in failed))) ** 0.5
+        return 1 - math.sqrt(density * (1 - min(outcome.target for outcome in failed)))
     if settings.sparsity is not None and accepted and accepted[-1].target >= settings.sparsity:
         return None
     density *= FIRST_STEPS if density > LATER else LATER_STEPS

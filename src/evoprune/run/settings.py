@@ -58,6 +58,7 @@ class Settings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(1, ge=1)
     threads: int = Field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))), ge=1)
+    score_name: str | None = None
     command: str | None = None
 
     @field_validator("passes")

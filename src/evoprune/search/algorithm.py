@@ -33,6 +33,12 @@ class Population:
     def __len__(self) -> int:
         return self.genomes.shape[0]
 
+    def join(self, other: Population) -> Population:
+        """The rows of both, this one's first."""
+        traits = {name: torch.cat([values, other.traits[name]]) for name, values in self.traits.items()}
+        genomes, fitness = torch.cat([self.genomes, other.genomes]), torch.cat([self.fitness, other.fitness])
+        return Population(genomes, fitness, traits)
+
     def take(self, index: Tensor) -> Population:
         """The rows in `index`, an (I,) tensor of positions."""
         traits = {name: values[index] for name, values in self.traits.items()}
@@ -42,7 +48,10 @@ class Population:
 class Algorithm(Protocol):
     """Makes better genomes from scored ones."""
 
-    asks_per_generation: int
+    @property
+    def asks_per_generation(self) -> int:
+        """How often a generation asks and tells."""
+        ...
 
     def ask(self, population: Population | None, rng: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Propose candidates: (C, G) bool genomes and their traits. `None` asks for the first population."""

@@ -46,7 +46,10 @@ class BudgetGA:
     mutation_rate: float = 0.002
     budget_step: float = 0.5
 
-    asks_per_generation = 1
+    @property
+    def asks_per_generation(self) -> int:
+        """One: all children at once."""
+        return 1
 
     def ask(self, population: Population | None, rng: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         """P candidates with the traits `log_share` (P, L), `budget_step` (P,) and `mutation_rate` (P,)."""
@@ -71,21 +74,19 @@ class BudgetGA:
                 swap = torch.rand(bits.shape[1], generator=rng) < 0.5
                 bits[child] = torch.where(swap, population.genomes[father], bits[child])
         counts = share_budget(log_share, self._start_counts(), torch.tensor(self.sizes), self.keep)
-        genomes = torch.stack([
-            self._repaired(row, count, float(rate), rng)
-            for row, count, rate in zip(bits, counts, mutation_rate, strict=True)
-        ])
+        genomes = torch.stack(
+            [
+                self._repaired(row, count, float(rate), rng)
+                for row, count, rate in zip(bits, counts, mutation_rate, strict=True)
+            ]
+        )
         return genomes, {"log_share": log_share, "budget_step": budget_step, "mutation_rate": mutation_rate}
 
     def tell(self, population: Population | None, candidates: Population) -> Population:
         """The best P of parents and children."""
         if population is None:
             return candidates
-        merged = Population(
-            torch.cat([population.genomes, candidates.genomes]),
-            torch.cat([population.fitness, candidates.fitness]),
-            {name: torch.cat([old, candidates.traits[name]]) for name, old in population.traits.items()},
-        )
+        merged = population.join(candidates)
         return merged.take(lexicographic_order(merged.fitness)[: len(population)])
 
     def floor(self, population: Population | None) -> float:

@@ -62,10 +62,7 @@ class OriginalGA:
         """Push the candidates, drop as many of the worst."""
         if population is None:
             return candidates
-        merged = Population(
-            torch.cat([population.genomes, candidates.genomes]),
-            torch.cat([population.fitness, candidates.fitness]),
-        )
+        merged = population.join(candidates)
         survivors = lexicographic_order(merged.fitness)[: len(population)].sort().values
         return merged.take(survivors)
 

@@ -19,6 +19,9 @@ from torch import Tensor
 
 __all__ = ["evolve_units", "nested_ranks", "output_error"]
 
+PATIENCE = 12
+"""Generations without any improvement after which a layer's evolution ends."""
+
 
 def output_error(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
     """(U,) mean squared distance between each unit's masked and full output.
@@ -52,7 +55,7 @@ def evolve_units(
         moment: (D, D) float.
         kept: (U, D) bool, a subset of `allowed`.
         allowed: (U, D) bool, the bits that may be set.
-        generations: steps.
+        generations: steps at most; it ends earlier when nothing improves any more.
         rng: source of all randomness.
         proposals: bits tried in each unit and direction.
 
@@ -67,6 +70,7 @@ def evolve_units(
     position = torch.argsort(~allowed, dim=1, stable=True)  # (U, D): the allowed bits of each unit first
     units = torch.arange(weight.shape[0])
     never = torch.tensor(float("inf"))
+    idle = 0
 
     for generation in range(generations):
         draw = torch.rand(2, len(units), proposals, generator=rng) * choices[:, None]
@@ -83,6 +87,9 @@ def evolve_units(
             giver = taker = units[better]
         else:
             giver, taker = _transfers(cost, gain)
+        idle = 0 if len(giver) else idle + 1
+        if idle == PATIENCE:
+            break
         kept[giver, a[giver]] = False
         kept[taker, b[taker]] = True
         pull[giver] += weight[giver, a[giver], None] * moment[a[giver]]

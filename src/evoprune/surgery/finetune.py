@@ -35,7 +35,12 @@ class FineTuner:
     """
 
     def __init__(
-        self, model: nn.Module, masks: Masks, source: BatchSource, recipe: Recipe, teacher: nn.Module | None = None
+        self,
+        model: nn.Module,
+        masks: Masks,
+        source: BatchSource,
+        recipe: Recipe,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.model, self.source, self.recipe, self.teacher = model, source, recipe, teacher
         self.weights = [(weight_of(model, name), name) for name in masks]
@@ -48,7 +53,14 @@ class FineTuner:
         """One epoch, counted from 0; `seed` and `path` name its random stream. Returns the mean loss."""
         rng = generator(seed, *path, epoch)
         return train_epoch(
-            self.model, self.source, self.recipe, self.optimizer, epoch, rng, self.teacher, self._restore_zeros
+            self.model,
+            self.source,
+            self.recipe,
+            self.optimizer,
+            epoch,
+            rng,
+            self.teacher,
+            self._restore_zeros,
         )
 
     @torch.no_grad()

@@ -42,11 +42,10 @@ def train_epoch(
         EvopruneError: the loss is not finite.
     """
     device = next(model.parameters()).device
-    dropout_seed = int(torch.randint(2**31, (), generator=rng))
     total, samples = torch.zeros((), device=device), 0
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(dropout_seed)
+        torch.manual_seed(rng.initial_seed())
         for step, (inputs, targets) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
             for group in optimizer.param_groups:
@@ -67,8 +66,7 @@ def train_epoch(
     mean = float(total) / max(samples, 1)
     if not math.isfinite(mean):
         raise EvopruneError(
-            f"the training loss is {mean} in epoch {epoch + 1};"
-            f" try a lower learning rate than {recipe.learning_rate:g}"
+            f"the training loss is {mean} in epoch {epoch + 1}; try a lower learning rate than {recipe.learning_rate:g}"
         )
     return mean
 

@@ -1,9 +1,9 @@
 """Built-in models, data, training recipes and checkpoints."""
 
+from evoprune.training import Recipe
 from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
 from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, load_data
 from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
-from evoprune.zoo.recipe import Recipe
 from evoprune.zoo.train import accuracy, train
 
 __all__ = [

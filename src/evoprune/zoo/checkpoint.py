@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, strip_module_prefix
-from evoprune.zoo.tensor_file import read_tensors, save_tensors
+from evoprune.storage import read_tensors, save_tensors
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -36,9 +36,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise EvopruneError(
-            f"checkpoint {path} is not a file; pass a .safetensors file or a PyTorch state dict"
-        )
+        raise EvopruneError(f"checkpoint {path} is not a file; pass a .safetensors file or a PyTorch state dict")
     loaded, metadata = read_tensors(path) if _is_safetensors(path) else _read_torch(path)
     loaded = {strip_module_prefix(name): tensor for name, tensor in loaded.items()}
     # The model may itself be wrapped in DataParallel: compare without the prefix, load with it.
@@ -62,9 +60,7 @@ def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, s
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise EvopruneError(
-                f"{name!r} of the model's state is a {type(value).__name__}; only tensors can be saved"
-            )
+            raise EvopruneError(f"{name!r} of the model's state is a {type(value).__name__}; only tensors can be saved")
     save_tensors({strip_module_prefix(name): value for name, value in state.items()}, path, metadata)
 
 
@@ -114,9 +110,7 @@ def _check_fits(path: Path, loaded: Mapping[str, Tensor], current: Mapping[str, 
                 f"{tuple(current[name].shape)}; is it of another model?"
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise EvopruneError(
-                f"checkpoint {path}: {name} holds NaN or infinite values; use another checkpoint"
-            )
+            raise EvopruneError(f"checkpoint {path}: {name} holds NaN or infinite values; use another checkpoint")
 
 
 def _few(names: list[str]) -> str:

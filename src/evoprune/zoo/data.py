@@ -110,9 +110,7 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
             logits = model(inputs.to(device))
     except Exception as error:  # whatever a user's model says about these inputs
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EvopruneError(
-            f"the model cannot take images (C, H, W) = {shape} of data {data.name}: {said}"
-        ) from error
+        raise EvopruneError(f"the model cannot take images (C, H, W) = {shape} of data {data.name}: {said}") from error
     finally:
         for module, training in modes.items():
             module.training = training
@@ -122,9 +120,7 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
             f"the model gives {came} for inputs {tuple(inputs.shape)} but must give (batch, classes) logits"
         )
     if logits.shape[1] < data.classes:
-        raise EvopruneError(
-            f"the model has {logits.shape[1]} outputs but data {data.name} has {data.classes} classes"
-        )
+        raise EvopruneError(f"the model has {logits.shape[1]} outputs but data {data.name} has {data.classes} classes")
 
 
 def stratified_cut(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -156,9 +152,7 @@ def _read(name_or_dir: str) -> tuple[str, Images, Images]:
     if not folder.is_dir():
         near = get_close_matches(name_or_dir, DATA_NAMES, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise EvopruneError(
-            f"data {name_or_dir!r} is neither a folder nor one of {', '.join(DATA_NAMES)}{hint}"
-        )
+        raise EvopruneError(f"data {name_or_dir!r} is neither a folder nor one of {', '.join(DATA_NAMES)}{hint}")
     return folder.resolve().name, *read_folder(folder)
 
 
@@ -176,8 +170,6 @@ def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalized(images: Images, mean: Tensor, std: Tensor, index: Tensor | None = None) -> Split:
-    pixels, labels = (
-        (images.pixels, images.labels) if index is None else (images.pixels[index], images.labels[index])
-    )
+    pixels, labels = (images.pixels, images.labels) if index is None else (images.pixels[index], images.labels[index])
     inputs = pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
     return Split(inputs, labels)

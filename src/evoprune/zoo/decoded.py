@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evoprune.core import EvopruneError
+from evoprune.storage import read_tensors, save_tensors
 from evoprune.zoo.images import Images
 from evoprune.zoo.places import cache_folder
-from evoprune.zoo.tensor_file import read_tensors, save_tensors
 
 __all__ = ["load", "save"]
 

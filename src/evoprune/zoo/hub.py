@@ -30,9 +30,7 @@ def fetch(name: str) -> Path:
             f"downloading data {name} needs huggingface_hub (pip install 'evoprune[data]'); or {instead}"
         ) from error
     try:
-        snapshot_download(
-            REPOSITORIES[name], repo_type="dataset", allow_patterns="*.parquet", local_dir=folder
-        )
+        snapshot_download(REPOSITORIES[name], repo_type="dataset", allow_patterns="*.parquet", local_dir=folder)
     except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
         raise EvopruneError(
             f"data {name} is not in {folder} and cannot be downloaded ({type(error).__name__}); {instead}"

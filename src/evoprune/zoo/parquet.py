@@ -33,8 +33,7 @@ def read_folder(folder: Path) -> tuple[Images, Images]:
     for split, found in files.items():
         if not found:
             raise EvopruneError(
-                f"{folder} has no {split}*.parquet, nor has a folder in it; "
-                "expected train-*.parquet and test-*.parquet"
+                f"{folder} has no {split}*.parquet, nor has a folder in it; expected train-*.parquet and test-*.parquet"
             )
     train, test = (_read_split(found) for found in files.values())
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
@@ -76,14 +75,9 @@ def split_files(folder: Path, split: str) -> list[Path]:
         names = ", ".join(files[0].parent.name for files in found if files)
         raise EvopruneError(f"{folder} holds several data sets ({names}); pass one of these folders")
     files = next(filter(None, found), [])
-    if (
-        files
-        and (shards := re.search(r"-of-(\d+)\.parquet$", files[0].name))
-        and len(files) != int(shards[1])
-    ):
+    if files and (shards := re.search(r"-of-(\d+)\.parquet$", files[0].name)) and len(files) != int(shards[1]):
         raise EvopruneError(
-            f"{files[0].parent} has {len(files)} {split} files but their names say {int(shards[1])}; "
-            "is one missing?"
+            f"{files[0].parent} has {len(files)} {split} files but their names say {int(shards[1])}; is one missing?"
         )
     return files
 
@@ -114,14 +108,10 @@ def _decode_split(files: list[Path]) -> Images:
     if not table.num_rows:
         raise EvopruneError(f"{where} holds no images; its split is empty")
     if table[label].null_count:
-        raise EvopruneError(
-            f"{where}: {table[label].null_count} labels in column {label} are null; remove these rows"
-        )
+        raise EvopruneError(f"{where}: {table[label].null_count} labels in column {label} are null; remove these rows")
     labels = torch.from_numpy(table[label].to_numpy().astype(np.int64))
     if int(labels.min()) < 0:
-        raise EvopruneError(
-            f"{where}: column {label} holds label {int(labels.min())}; labels must be 0 or more"
-        )
+        raise EvopruneError(f"{where}: column {label} holds label {int(labels.min())}; labels must be 0 or more")
     pixels = _decode(where, (row and row["bytes"] for row in table[image].to_pylist()))
     return Images(pixels, labels, _class_count(schema, label))
 
@@ -130,9 +120,7 @@ def _image_column(file: Path, schema: Any) -> str:
     from pyarrow import types  # noqa: PLC0415 (optional)
 
     columns = [
-        field.name
-        for field in schema
-        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+        field.name for field in schema if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
     ]
     return _only(file, columns, schema, "image column (a struct with `bytes`)")
 
@@ -177,9 +165,7 @@ def _decode(file: Path, encoded: Iterable[bytes | None]) -> Tensor:
                 f"{file}: image {row} cannot be decoded; expected a PNG or JPEG file of 8 bits a channel"
             ) from error
         if mode.startswith(("I", "F")):
-            raise EvopruneError(
-                f"{file}: image {row} has pixels of mode {mode}; only 8 bits a channel are supported"
-            )
+            raise EvopruneError(f"{file}: image {row} has pixels of mode {mode}; only 8 bits a channel are supported")
         if images and array.shape[:2] != images[0].shape[:2]:
             raise EvopruneError(
                 f"{file}: image {row} is {array.shape[0]}x{array.shape[1]} pixels but image 0 is "

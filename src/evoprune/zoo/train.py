@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, generator
+from evoprune.core import generator
+from evoprune.training import Recipe, TensorSource, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits
-from evoprune.zoo.random_state import seeded
-from evoprune.zoo.recipe import Recipe
 from evoprune.zoo.train_state import Epoch, load_state, save_state, settings_of
 
 __all__ = ["accuracy", "train"]
@@ -68,18 +65,18 @@ def train(
     history: list[Epoch] = []
     if part.exists() and not restart:
         history = load_state(part, model, optimizer, settings)
-    train_split = Split(data.train.inputs.to(device), data.train.targets.to(device))
-    windows = _shift_windows(train_split.inputs, recipe.shift, _black(data).to(device))
+    source = TensorSource(
+        data.train.inputs, data.train.targets, recipe.batch_size,
+        shift=recipe.shift, flip=recipe.flip, fill=_black(data), device=device,
+    )  # fmt: skip
     mode = model.training
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
-        loss = _train_epoch(model, windows, train_split.targets, recipe, optimizer, seed=seed, epoch=epoch)
+        loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch))
         val_accuracy = accuracy(model, data.val)
         before = history[-1]["seconds"] if history else 0.0
         seconds = before + time.perf_counter() - start
-        history.append(
-            {"epoch": epoch + 1, "train_loss": loss, "val_accuracy": val_accuracy, "seconds": seconds}
-        )
+        history.append({"epoch": epoch + 1, "train_loss": loss, "val_accuracy": val_accuracy, "seconds": seconds})
         save_state(part, model, optimizer, settings, history)
         if on_epoch is not None:
             on_epoch(history[-1])
@@ -113,56 +110,6 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
         correct += int((model(inputs.to(device)).argmax(1) == targets.to(device)).sum())
     model.train(mode)
     return correct / len(split.targets)
-
-
-def _train_epoch(
-    model: nn.Module,
-    windows: Tensor,
-    targets: Tensor,
-    recipe: Recipe,
-    optimizer: optim.Optimizer,
-    *,
-    seed: int,
-    epoch: int,
-) -> float:
-    """The mean loss of one pass over the training split, whose randomness is of seed and epoch only."""
-    device = targets.device
-    samples = len(targets)
-    rng = generator(seed, epoch)
-    order = torch.randperm(samples, generator=rng)
-    shifts = torch.randint(2 * recipe.shift + 1, (2, samples), generator=rng)
-    flips = torch.rand(samples, generator=rng) < 0.5
-    dropout_seed = int(torch.randint(2**31, (), generator=rng))
-    steps = math.ceil(samples / recipe.batch_size)
-    total = torch.zeros((), device=device)
-    model.train()
-    with seeded(dropout_seed):
-        for step, batch in enumerate(order.tensor_split(steps)):
-            rate = recipe.learning_rate_at((epoch * steps + step) / (recipe.epochs * steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            index, (down, right) = batch.to(device), shifts[:, batch].to(device)
-            inputs = windows[index, :, down, right]  # (B, C, H, W)
-            if recipe.flip:
-                inputs = torch.where(flips[batch].to(device)[:, None, None, None], inputs.flip(3), inputs)
-            loss = F.cross_entropy(model(inputs), targets[index], label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            total += loss.detach() * len(batch)
-    mean = float(total) / samples
-    if not math.isfinite(mean):
-        raise EvopruneError(
-            f"the training loss is {mean} in epoch {epoch + 1}; "
-            f"try a lower learning rate than {recipe.learning_rate:g}"
-        )
-    return mean
-
-
-def _shift_windows(inputs: Tensor, shift: int, black: Tensor) -> Tensor:
-    """(N, C, H, W) images to a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
-    padded = F.pad(inputs - black, (shift,) * 4) + black if shift else inputs
-    return padded.unfold(2, inputs.shape[2], 1).unfold(3, inputs.shape[3], 1)
 
 
 def _black(data: Data) -> Tensor:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import nn, optim
 
 from evoprune.core import EvopruneError
+from evoprune.storage import read_tensors, save_tensors
+from evoprune.training import Recipe, optimizer_from_tensors, optimizer_to_tensors
 from evoprune.zoo.data import Data
-from evoprune.zoo.recipe import Recipe
-from evoprune.zoo.tensor_file import read_tensors, save_tensors
 
 __all__ = ["Epoch", "Settings", "load_state", "save_state", "settings_of"]
 
@@ -35,8 +35,7 @@ def save_state(
 ) -> None:
     """Write all that the next epoch needs, atomically."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer_to_tensors(optimizer).items()}
     save_tensors(tensors, part, {"settings": json.dumps(settings), "history": json.dumps(history)})
 
 
@@ -54,17 +53,12 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
     if found != settings:
         differing = ", ".join(key for key in settings if found.get(key) != settings[key])
         raise EvopruneError(
-            f"{part} holds an unfinished training of other settings ({differing}); "
-            "delete it to train from the start"
+            f"{part} holds an unfinished training of other settings ({differing}); delete it to train from the start"
         )
     weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = tensor
+    state = {name.removeprefix("optimizer/"): t for name, t in tensors.items() if name.startswith("optimizer/")}
     model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer_from_tensors(optimizer, state)
     loaded: list[Epoch] = history
     return loaded
 

@@ -1,0 +1,62 @@
+"""The user's own function as a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from evoprune.core import EvopruneError
+from evoprune.scoring.data_score import DataScore
+
+__all__ = ["CallableScore", "as_score"]
+
+
+class CallableScore:
+    """model -> float, higher is better, checked at every call."""
+
+    def __init__(self, function: Callable[[nn.Module], Any]) -> None:
+        self.function = function
+
+    def __call__(self, model: nn.Module) -> float:
+        """The function's value.
+
+        Raises:
+            EvopruneError: the function raised, or what it gave is no number.
+        """
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        try:
+            value = self.function(model)
+        except EvopruneError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise EvopruneError(f"the score function {name} raised {type(error).__name__}: {reason}") from error
+        if isinstance(value, (str, bytes)):
+            raise EvopruneError(f"the score function {name} returned a {type(value).__name__}; expected a number")
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise EvopruneError(
+                f"the score function {name} returned a {type(value).__name__}; expected a number"
+            ) from error
+        if number != number:
+            raise EvopruneError(f"the score function {name} returned NaN; expected a number, higher is better")
+        return number
+
+
+def as_score(score: Any) -> DataScore | CallableScore:
+    """A score as evaluators take it: one built from data stays as it is, a function is checked at every call.
+
+    Raises:
+        EvopruneError: neither.
+    """
+    if isinstance(score, (DataScore, CallableScore)):
+        return score
+    if not callable(score):
+        raise EvopruneError(
+            f"score is a {type(score).__name__}; expected a function model -> float,"
+            " or a score built from data such as evoprune.accuracy(loader)"
+        )
+    return CallableScore(score)

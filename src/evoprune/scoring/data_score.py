@@ -1,0 +1,106 @@
+"""A score that is a mean over samples: what the fast evaluators know how to batch and to stop early."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError
+from evoprune.scoring.modes import device_of, evaluating
+from evoprune.scoring.samples import as_tensors
+
+__all__ = ["DataScore"]
+
+BATCH_SIZE = 250
+"""Samples at a time when the score is called on a model."""
+
+
+class DataScore(ABC):
+    """Mean of a value per sample, higher is better, over data held in memory.
+
+    Args:
+        inputs: (N, ...) inputs; or, without `targets`, a pair (inputs, targets) or batches of such pairs.
+        targets: (N,) class numbers.
+
+    Attributes:
+        inputs: (N, ...).
+        targets: (N,) int64.
+        upper_bound: no sample's value is higher.
+
+    Raises:
+        EvopruneError: empty data, targets that are not class numbers, shapes that do not fit.
+    """
+
+    upper_bound: float
+
+    def __init__(self, inputs: Any, targets: Tensor | None = None) -> None:
+        self.inputs, self.targets = as_tensors(inputs if targets is None else (inputs, targets))
+        self._highest = int(self.targets.max())
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(self.targets)
+
+    @property
+    def expected(self) -> Tensor:
+        """(N, ...): what `values` and `losses` compare a sample's outputs with; the targets, unless overridden."""
+        return self.targets
+
+    @abstractmethod
+    def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Value of each sample: outputs (..., B, C) and the batch's part of `expected` to (..., B)."""
+
+    @abstractmethod
+    def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Loss of each sample, (..., B) like `values`; its mean breaks ties between equal scores."""
+
+    def bind(self, model: nn.Module) -> None:
+        """Told of the dense model before anything is scored; scores relative to it look at it here."""
+
+    def __call__(self, model: nn.Module) -> float:
+        """The score of a model: run in eval mode and float32, left as found.
+
+        Raises:
+            EvopruneError: the outputs are not (B, C), targets are not below C, or the score is not a number.
+        """
+        self.bind(model)
+        total = 0.0
+        for outputs, part in self.outputs(model):
+            values = self.values(outputs, self.expected[part].to(outputs.device))
+            total += float(values.double().sum())
+        score = total / self.samples
+        if not abs(score) < float("inf"):
+            raise EvopruneError("the score is not a finite number; does the model give NaN or infinite outputs?")
+        return score
+
+    def outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, slice]]:
+        """The model's outputs (B, C), batch after batch, each with its place among the samples."""
+        device = device_of(model)
+        with evaluating(model):
+            for first in range(0, self.samples, BATCH_SIZE):
+                part = slice(first, min(first + BATCH_SIZE, self.samples))
+                outputs = model(self.inputs[part].to(device))
+                self.check_outputs(outputs, part.stop - part.start)
+                yield outputs.float(), part
+
+    def check_outputs(self, outputs: Any, batch_size: int) -> None:
+        """Raise EvopruneError unless `outputs` are (B, C) with C above every target."""
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != batch_size:
+            what = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise EvopruneError(
+                f"the model's output for {batch_size} samples is {what}; expected a tensor ({batch_size}, classes);"
+                " for other outputs give your own function model -> float as the score"
+            )
+        if self._highest >= outputs.shape[1]:
+            raise EvopruneError(
+                f"a target is class {self._highest} but the model has {outputs.shape[1]} outputs;"
+                " expected class numbers from 0 to C - 1"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.samples} samples, inputs {tuple(torch.Size(self.inputs.shape[1:]))})"

@@ -1,0 +1,102 @@
+"""The built-in scores: accuracy, the negative loss, and fidelity to the dense model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError
+from evoprune.scoring.data_score import DataScore
+from evoprune.scoring.samples import Samples
+
+__all__ = ["Accuracy", "Fidelity", "NegativeLoss", "accuracy", "fidelity", "loss"]
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each sample: logits (..., B, C), targets (B,) -> (..., B); infinite where not a number."""
+    right = targets.expand(outputs.shape[:-1])[..., None]
+    losses = outputs.logsumexp(-1) - outputs.gather(-1, right)[..., 0]
+    return torch.where(losses.isnan(), float("inf"), losses)
+
+
+class Accuracy(DataScore):
+    """Share of samples whose highest output is the target's; ties between candidates go to the lower cross-entropy."""
+
+    upper_bound = 1.0
+
+    def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """1 where right, else 0: (..., B)."""
+        return outputs.argmax(-1) == expected
+
+    def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Cross-entropy: (..., B)."""
+        return cross_entropy(outputs, expected)
+
+
+class NegativeLoss(DataScore):
+    """Minus the mean cross-entropy."""
+
+    upper_bound = 0.0
+
+    def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Minus the cross-entropy: (..., B)."""
+        return -cross_entropy(outputs, expected)
+
+    def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Cross-entropy: (..., B)."""
+        return cross_entropy(outputs, expected)
+
+
+class Fidelity(DataScore):
+    """Minus the mean squared distance between a model's outputs and the dense model's, summed over classes.
+
+    The dense model is the first one that `bind` or a call sees; its outputs are kept.
+    """
+
+    upper_bound = 0.0
+
+    def __init__(self, inputs: Any, targets: Tensor | None = None) -> None:
+        super().__init__(inputs, targets)
+        self._dense: Tensor | None = None
+
+    @property
+    def expected(self) -> Tensor:
+        """(N, C) outputs of the dense model.
+
+        Raises:
+            EvopruneError: no model was bound yet.
+        """
+        if self._dense is None:
+            raise EvopruneError("fidelity has not seen the dense model yet; call score.bind(model) first")
+        return self._dense
+
+    def bind(self, model: nn.Module) -> None:
+        """Keep the outputs of the first model that comes."""
+        if self._dense is None:
+            self._dense = torch.cat([outputs for outputs, _ in self.outputs(model)])
+
+    def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Minus the squared distance: (..., B)."""
+        return -self.losses(outputs, expected)
+
+    def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
+        """Squared distance: (..., B)."""
+        losses = (outputs - expected).square().sum(-1)
+        return torch.where(losses.isnan(), float("inf"), losses)
+
+
+def accuracy(data: Samples) -> Accuracy:
+    """Accuracy on a DataLoader, other batches of (inputs, targets), or a pair of tensors."""
+    return Accuracy(data)
+
+
+def fidelity(data: Samples) -> Fidelity:
+    """Closeness to the dense model's outputs on such data; see `Fidelity`."""
+    return Fidelity(data)
+
+
+def loss(data: Samples) -> NegativeLoss:
+    """Minus the mean cross-entropy on such data."""
+    return NegativeLoss(data)
