@@ -30,7 +30,7 @@ from evoprune.run import (
 from evoprune.scoring import Accuracy, DataScore, as_score
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
-from evoprune.training import Recipe, TensorSource, as_source
+from evoprune.training import Recipe, TensorSource, as_source, first_samples
 from evoprune.zoo import BUILT_IN, check_data_fits, default_checkpoint, load_checkpoint, load_data, load_model
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
@@ -246,24 +246,12 @@ def _task(
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
     samples = None
-    if isinstance(source, TensorSource):
-        samples = (source.inputs[:SAMPLES], source.targets[:SAMPLES])
-    elif source is not None:
-        samples = _first(source, SAMPLES)
+    if source is not None:
+        samples = first_samples(source, SAMPLES)
     elif isinstance(score, DataScore):
         samples = (score.inputs[:SAMPLES].to(device), score.targets[:SAMPLES].to(device))
     layers = prunable_layers(model, settings.include_norm)
     return Task(model, layers, score, source, samples, None if test is None else as_score(test))
-
-
-def _first(source: Any, count: int) -> tuple[Tensor, Tensor]:
-    inputs, targets = [], []
-    for batch_inputs, batch_targets in source.batches(torch.Generator().manual_seed(0)):
-        inputs.append(batch_inputs)
-        targets.append(batch_targets)
-        if sum(len(part) for part in inputs) >= count:
-            break
-    return torch.cat(inputs)[:count], torch.cat(targets)[:count]
 
 
 def _named_task(settings: Settings, dense: Path | None = None) -> tuple[Task, Settings]:
@@ -288,7 +276,7 @@ def _named_task(settings: Settings, dense: Path | None = None) -> tuple[Task, Se
         prunable_layers(model, settings.include_norm),
         Accuracy(data.val.inputs.to(device), data.val.targets.to(device)),
         source,
-        (source.inputs[:SAMPLES], source.targets[:SAMPLES]),
+        first_samples(source, SAMPLES),
         Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
     )
     used = {"data": name, "score_name": "accuracy", "checkpoint": None if checkpoint is None else str(checkpoint)}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -31,7 +31,8 @@ app = typer.Typer(
     name="evoprune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Prune trained PyTorch models by evolution.",
 )  # fmt: skip
-common = {"debug": False, "quiet": False, "json": False}
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
+"""What the command line's parser raises, wherever this version of typer keeps it."""
 
 
 class Preset(StrEnum):
@@ -69,8 +70,9 @@ Checkpoint = Annotated[
     str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors or a PyTorch state dict.")
 ]
 DataName = Annotated[
-    str | None, typer.Option("--data", metavar="NAME_OR_DIR", help="mnist-sample, mnist, cifar10, or a folder of parquet splits.")
-]  # fmt: skip
+    str | None,
+    typer.Option("--data", metavar="NAME_OR_DIR", help="mnist-sample, mnist, cifar10, or a folder of parquet splits."),
+]
 
 
 @app.command()
@@ -113,6 +115,7 @@ def prune(
     debug: Debug = False,
 ) -> None:
     """Prune a model; writes a run folder with masks, weights and a report."""
+    folder = out or Path("runs") / model.replace(":", "-")
 
     def call() -> None:
         settings = make_settings(
@@ -126,12 +129,11 @@ def prune(
             seed=seed, device=device.value, workers=workers,
             command=shlex.join(["evoprune", *sys.argv[1:]]),
         )  # fmt: skip
-        folder = out or Path("runs") / model.replace(":", "-")
         with ProgressView(quiet) as view:
             result = api.prune_named(settings, folder, overwrite, view)
         _show(result, as_json)
 
-    _guard(call, debug)
+    _guard(call, debug, f"`evoprune resume {shlex.quote(str(folder))}` goes on where it stopped")
 
 
 @app.command()
@@ -143,7 +145,7 @@ def resume(run: Run, quiet: Quiet = False, as_json: AsJson = False, debug: Debug
             result = api.resume(run, listener=view)
         _show(result, as_json)
 
-    _guard(call, debug)
+    _guard(call, debug, "the same command again goes on where it stopped")
 
 
 @app.command()
@@ -242,6 +244,7 @@ def train(
     _guard(
         lambda: _train(model, data, out, epochs, learning_rate, batch_size, seed, overwrite, quiet, as_json),
         debug,
+        "the same command without --overwrite goes on after the last whole epoch",
     )
 
 
@@ -253,7 +256,7 @@ def _train(
         raise EvopruneError(f"--out {out}: weights are written as safetensors; give a name that ends in .safetensors")
     if out.is_dir() or (out.exists() and not overwrite):
         raise EvopruneError(f"{out} exists already; replace it with --overwrite, or choose another --out")
-    given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
     recipe = BUILT_IN[model].recipe if model in BUILT_IN else Recipe()
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
     built, images = load_model(model, seed), load_data(data)
@@ -267,9 +270,8 @@ def _train(
                 flush=True,
             )
 
-    trained = run_training(
-        built, images, recipe, seed, out, on_epoch=show, restart=overwrite, metadata={"model": model}
-    )  # fmt: skip
+    described = {"model": model}
+    trained = run_training(built, images, recipe, seed, out, on_epoch=show, restart=overwrite, metadata=described)
     if as_json:
         print(json.dumps({"model": model, "data": images.name, "file": str(out), "seed": seed} | trained))
         return
@@ -282,10 +284,9 @@ def _show(result: Result, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.summary))
         return
-    console = Console()
-    console.print(layer_table(result.summary))
+    Console().print(layer_table(result.summary))
     for line in summary_lines(result.summary):
-        console.print(line, highlight=False)
+        print(line)
     if result.path is not None:
         print(f"report: {result.path / 'report.html'}")
 
@@ -303,24 +304,34 @@ def _numbers(text: str | None) -> list[float] | None:
         raise EvopruneError(f"--passes {text!r}: expected numbers with commas, such as 0.6,1.0") from None
 
 
-def _guard(call: Callable[[], None], debug: bool) -> None:
+def _guard(call: Callable[[], None], debug: bool, go_on: str = "nothing was changed") -> None:
     """Errors of the user become one line and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         call()
     except EvopruneError as error:
         if debug:
             raise
-        print(f"evoprune: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(str(error))
     except KeyboardInterrupt:
-        print("evoprune: interrupted; `evoprune resume` goes on where it stopped", file=sys.stderr)
+        print(f"evoprune: interrupted; {go_on}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def main() -> Any:
+def _fail(message: str) -> NoReturn:
+    print(f"evoprune: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def main() -> None:
     """Entry point of the `evoprune` command."""
-    return app()
+    try:
+        raise SystemExit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except UsageError as error:
+        message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
+        _fail(f"{message.rstrip('.')}; see `evoprune --help` or `evoprune COMMAND --help`")
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

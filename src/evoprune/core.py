@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     weight = None if module is None else module._parameters.get("weight")
     if weight is None:
         raise EvopruneError(f"the model has no layer {name!r} with a weight")
-    return cast(nn.Parameter, weight)
+    return weight
 
 
 def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:

@@ -92,4 +92,8 @@ def _status(runner: Runner, val_score: float) -> str:
         return "nothing could be pruned above the floor; the dense model is returned"
     if floor is not None and val_score < floor:
         return f"the validation score {val_score:.4f} is below the floor {floor:.4f}"
+    wanted = runner.settings.sparsity
+    if wanted is not None and runner.state.accepted.masks and runner.sparsity() < wanted - 0.001:
+        reason = "the floor no longer held" if floor is not None else "the time was up"
+        return f"ended at sparsity {runner.sparsity():.4f}, below the {wanted:g} asked for, because {reason}"
     return "complete"

@@ -131,8 +131,9 @@ class Runner:
         space = WeightSpace(resolve_layers(self.layers, stage.layers))
         start = space.join(state.now.masks)
         algorithm = self._algorithm(stage, space, start)
-        # Candidates may bring pruned weights back, with the values they had: scored on the model without zeros.
-        swap_weights(self.task.model, {name: state.now.values[name] for name in stage.layers})
+        if self.settings.preset != "original":
+            # Candidates may bring pruned weights back, with the values they had. (The reference brings zeros back.)
+            swap_weights(self.task.model, {name: state.now.values[name] for name in stage.layers})
         evaluator = make_evaluator(
             self.task.model, self.task.val_score, list(stage.layers), device=self.device,
             batch_memory_mb=self.settings.memory_mb,
@@ -152,6 +153,7 @@ class Runner:
             state.step, state.generations = generation + 1, state.generations + (generation > 0)
             state.search_seconds += time.perf_counter() - begun
             begun = time.perf_counter()
+            assert state.population is not None
             best = self._tell_generation(generation, state.population, found, evaluator.samples)
             reached = self.settings.preset == "original" and best["sparsity"] >= stage.target
             if reached or self._out_of_time():
@@ -271,6 +273,10 @@ class Runner:
         self._snapshot()
 
     # -- small things ------------------------------------------------------------------------------------
+
+    def sparsity(self) -> float:
+        """Of the layers this run prunes, as kept so far."""
+        return sparsity_of(self.state.accepted.masks, self.layers)
 
     def elapsed(self) -> float:
         """Seconds of work so far, those before an interruption included."""

@@ -113,7 +113,7 @@ def nested_ranks(
     allowed: Tensor,
     smallest: float,
     rng: torch.Generator,
-    levels: int = 8,
+    levels: int = 6,
     generations: int = 300,
 ) -> Tensor:
     """In which order a layer's weights can go: masks of falling density, each evolved inside the one before.

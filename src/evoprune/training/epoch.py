@@ -57,7 +57,7 @@ def train_epoch(
                     logits, teacher, inputs, recipe.temperature
                 )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             if after_step is not None:
                 after_step()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["Batch", "BatchSource", "LoaderSource", "TensorSource", "as_source"]
+__all__ = ["Batch", "BatchSource", "LoaderSource", "TensorSource", "as_source", "first_samples"]
 
 Batch = tuple[Tensor, Tensor]
 """(B, ...) inputs and (B,) targets."""
@@ -25,10 +25,6 @@ class BatchSource(Protocol):
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         """One pass; everything random about it is drawn from `rng`."""
-        ...
-
-    def sample(self, count: int) -> Tensor:
-        """About `count` inputs, always the same ones."""
         ...
 
 
@@ -91,10 +87,6 @@ class TensorSource:
                 inputs = torch.where(flips[index, None, None, None], inputs.flip(3), inputs)
             yield inputs, self.targets[index]
 
-    def sample(self, count: int) -> Tensor:
-        """The first `count` inputs."""
-        return self.inputs[:count]
-
 
 class LoaderSource:
     """Any iterable of (inputs, targets) batches that can be iterated again and again."""
@@ -122,14 +114,17 @@ class LoaderSource:
                 ) from error
             yield inputs.to(self.device), targets.to(self.device)
 
-    def sample(self, count: int) -> Tensor:
-        """Inputs of as many batches as `count` needs."""
-        parts: list[Tensor] = []
-        for inputs, _ in self.batches(torch.Generator().manual_seed(0)):
-            parts.append(inputs)
-            if sum(len(part) for part in parts) >= count:
-                break
-        return torch.cat(parts)[:count]
+
+def first_samples(source: BatchSource, count: int) -> Batch:
+    """Some `count` samples of the training data, always the same ones: (count, ...) inputs and (count,) targets."""
+    inputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    for batch_inputs, batch_targets in source.batches(torch.Generator().manual_seed(0)):
+        inputs.append(batch_inputs)
+        targets.append(batch_targets)
+        if sum(len(part) for part in inputs) >= count:
+            break
+    return torch.cat(inputs)[:count], torch.cat(targets)[:count]
 
 
 def as_source(data: Any, batch_size: int, device: str | torch.device = "cpu") -> BatchSource:

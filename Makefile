@@ -1,0 +1,62 @@
+# `make` lists what can be made. Nothing here needs more than CPython 3.11 or newer, make and bash.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench docs clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DENSE := runs/demo-dense.safetensors
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@echo "  PYTHON=/path/to/python chooses the interpreter (now: $(PYTHON))"
+
+demo: $(VENV)/installed ## train LeNet-5 on 4,000 digits, prune it, write runs/demo/report.html (2-3 minutes)
+	@echo "== 1/2 training LeNet-5 on mnist-sample (about half a minute)"
+	@$(BIN)/evoprune train lenet5 --data mnist-sample --epochs 30 --out $(DENSE) --overwrite
+	@echo "== 2/2 pruning it (about two minutes)"
+	@$(BIN)/evoprune prune lenet5 --checkpoint $(DENSE) --data mnist-sample --sparsity 0.92 \
+		--finetune-epochs 3 --final-epochs 30 --batch-size 64 --out runs/demo --overwrite
+	@echo "Open runs/demo/report.html in a browser. More: $(BIN)/evoprune --help"
+
+test: $(VENV)/installed-dev ## run the tests
+	@$(BIN)/python -m pytest -v
+
+lint: $(VENV)/installed-dev ## check style and formatting (ruff)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## check types (mypy --strict)
+	@$(BIN)/mypy
+
+docs: $(VENV)/installed-dev ## check that links, commands and options in the documentation exist
+	@$(BIN)/python -m pytest -v tests/test_docs.py
+
+bench: $(VENV)/installed-dev ## list the benchmarks and how to run them
+	@shopt -s nullglob; for file in benchmarks/*.py; do \
+		printf '  %s %s\n      %s\n' $(BIN)/python "$$file" "$$(sed -nE '1s/^"""(.*[^"])"*$$/\1/p' "$$file")"; done
+	@echo "Results are in benchmarks/results/."
+
+clean: ## remove .venv, caches and the demo's runs
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo $(DENSE) $(DENSE).part
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made once, and again when the dependencies change.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "evoprune needs CPython 3.11 or newer; make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "== making the virtual environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "== installing evoprune with PyTorch into $(VENV) (once; some minutes, the download is large)"
+	@$(INSTALL) -e '.[data]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "== installing pytest, ruff and mypy into $(VENV) (once)"
+	@$(INSTALL) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,6 @@
+"""`python -m evoprune`."""
+
+from evoprune.cli import main
+
+if __name__ == "__main__":
+    main()

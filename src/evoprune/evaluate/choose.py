@@ -1,0 +1,114 @@
+"""Choose how candidates are scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import Evaluator, EvopruneError, weight_of
+from evoprune.evaluate.graph import UnsplittableError, split_model
+from evoprune.evaluate.reference import ReferenceEvaluator, masked
+from evoprune.evaluate.runners import GraphRunner, OneByOne, Runner, candidate_weights
+from evoprune.evaluate.sampled import SampledEvaluator
+from evoprune.scoring import DataScore, as_score, evaluating
+
+__all__ = ["WAYS", "make_evaluator"]
+
+WAYS = ("prefix", "batched", "racing", "precision")
+DEFAULT_WAYS = ("prefix", "batched", "racing")
+CHECKED_SAMPLES = 5
+
+log = logging.getLogger("evoprune")
+
+
+def make_evaluator(
+    model: nn.Module,
+    score: Callable[[nn.Module], Any],
+    layers: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    batch_memory_mb: int = 1024,
+    methods: Sequence[str] = DEFAULT_WAYS,
+) -> Evaluator:
+    """The fastest evaluator that fits model and score.
+
+    Args:
+        model: holds the dense values of its weights; they must not change while the evaluator is in use.
+        score: model -> float, or a score built from data.
+        layers: the layers that plans will name.
+        device: where the model is.
+        batch_memory_mb: limit for kept activations, candidates' weights and the values of a batch.
+        methods: ways to be faster, any of `WAYS`. Without any, or for a score that is the user's own
+            function, the reference is used:
+            prefix: values before the first changed layer are computed once and kept;
+            batched: many candidates run as one batch;
+            racing: a candidate stops when it can no longer reach the floor;
+            precision: bfloat16, if measured faster and in agreement with float32 on some samples. Since this
+            depends on a measurement, two runs may choose differently: off unless asked for.
+
+    Raises:
+        EvopruneError: an unknown method or layer, or a score that does not fit the model.
+    """
+    unknown = set(methods) - set(WAYS)
+    if unknown:
+        raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
+    if batch_memory_mb < 1:
+        raise EvopruneError(f"batch_memory_mb is {batch_memory_mb}; expected 1 or more")
+    score = as_score(score)
+    weights = {id(weight_of(model, name)) for name in layers}
+    if not isinstance(score, DataScore) or not methods or not layers:
+        return ReferenceEvaluator(model, score)
+    score.bind(model)
+    runner: Runner = OneByOne(model)
+    peak_numel = score.inputs[0].numel()
+    if {"prefix", "batched"} & set(methods):
+        try:
+            runner = GraphRunner(split_model(model, layers), weights)
+            peak_numel = _check(model, score, layers, runner, torch.device(device))
+        except UnsplittableError as error:
+            log.warning("candidates are scored one by one, which is slower: the model cannot be split: %s", error)
+            runner = OneByOne(model)
+    return SampledEvaluator(
+        model, score, runner, peak_numel, memory_mb=batch_memory_mb, device=device,
+        keep_shared="prefix" in methods, racing="racing" in methods, together="batched" in methods,
+    )  # fmt: skip
+
+
+def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: GraphRunner, device: torch.device) -> int:
+    """Compare two candidates, one of them dense, with the model itself on a few samples.
+
+    Returns:
+        Numbers in the largest value that one candidate makes of one sample.
+
+    Raises:
+        UnsplittableError: they differ.
+    """
+    rng = torch.Generator().manual_seed(0)
+    masks: dict[str, Tensor] = {}
+    for name in layers:
+        shape = weight_of(model, name).shape
+        masks[name] = torch.stack([torch.ones(shape, dtype=torch.bool), torch.rand(shape, generator=rng) < 0.7])
+    inputs = score.inputs[:CHECKED_SAMPLES].to(device)
+    with evaluating(model):
+        wanted = []
+        for candidate in (0, 1):
+            with masked(model, {name: mask[candidate] for name, mask in masks.items()}):
+                wanted.append(model(inputs.clone()))
+                score.check_outputs(wanted[-1], len(inputs))
+        try:
+            shared = runner.shared(inputs.clone())
+            weights = candidate_weights(model, masks)
+            # Twice from the same kept values: an operation in place must not have changed them.
+            got = [runner.outputs(weights, shared) for _ in range(2)]
+        except Exception as error:
+            raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    for outputs in got:
+        if outputs.shape != (2, *wanted[0].shape):
+            raise UnsplittableError(f"its outputs became {tuple(outputs.shape)}")
+        if not torch.allclose(outputs, torch.stack(wanted), rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise UnsplittableError("its outputs changed; does it mix the samples of a batch?")
+    return runner.peak_numel // (2 * len(inputs)) or inputs[0].numel()

@@ -1,0 +1,121 @@
+"""A model as a graph, split where candidates begin to differ.
+
+torch.fx (Reed et al., 2022) records the operations of `model.forward`. A value is *varied* when it depends on
+a weight that differs between candidates, else *shared*. Shared operations run once for all candidates; the
+shared values that varied operations read are the frontier, which can be kept between generations.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.fx import Graph, Node, Tracer
+
+from evoprune.core import weight_of
+
+__all__ = ["Split", "UnsplittableError", "split_model"]
+
+
+class UnsplittableError(Exception):
+    """The model cannot be run as a split graph; the message says why."""
+
+
+@dataclass
+class Split:
+    """The operations of a model, in order, sorted into shared and varied.
+
+    Attributes:
+        root: the model whose submodules the nodes name.
+        shared: nodes that do not depend on a varied weight.
+        varied: nodes that do.
+        frontier: shared nodes that a varied node reads, or the output when nothing is varied.
+        output: the node that is the model's output.
+        from_input: nodes that depend on the model's input, whose first dimension is the batch.
+        last_reader: value -> the varied node that reads it last.
+    """
+
+    root: nn.Module
+    shared: list[Node]
+    varied: list[Node]
+    output: Node
+    frontier: list[Node] = field(default_factory=list)
+    from_input: set[Node] = field(default_factory=set)
+    last_reader: dict[Node, Node] = field(default_factory=dict)
+
+
+class _Tracer(Tracer):
+    """Looks inside every module that is not torch's own, but not inside the varied layers."""
+
+    def __init__(self, varied: set[int]) -> None:
+        super().__init__()
+        self.varied = varied
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        weight = m._parameters.get("weight")
+        return id(weight) in self.varied or super().is_leaf_module(m, module_qualified_name)
+
+
+def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
+    """Trace `model` and split it at the weights of `layers`.
+
+    Raises:
+        UnsplittableError: the forward method cannot be traced, or uses a varied weight outside its layer.
+    """
+    weights = {id(weight_of(model, name)) for name in layers}
+    root: nn.Module = model.module if isinstance(model, nn.DataParallel) else model
+    graph = _trace(root, weights)
+    split = Split(root, [], [], output=next(iter(graph.nodes)))
+    varied: set[Node] = set()
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in graph.nodes:
+        if node.op == "output":
+            if not isinstance(node.args[0], Node):
+                raise UnsplittableError("its output is not one tensor")
+            split.output = node.args[0]
+        elif not _only_checks(node):
+            if node.op == "get_attr" and id(_attribute(root, str(node.target))) in weights:
+                raise UnsplittableError(f"it uses {node.target} outside of its layer")
+            if node is inputs[0] or any(source in split.from_input for source in node.all_input_nodes):
+                split.from_input.add(node)
+            if _has_varied_weight(root, node, weights) or any(source in varied for source in node.all_input_nodes):
+                varied.add(node)
+            (split.varied if node in varied else split.shared).append(node)
+    reads = {source: node for node in split.varied for source in node.all_input_nodes}
+    split.last_reader = reads
+    split.frontier = [node for node in split.shared if node in reads or node is split.output]
+    return split
+
+
+def _trace(root: nn.Module, varied: set[int]) -> Graph:
+    parameters = list(inspect.signature(root.forward).parameters.values())
+    # Optional arguments of forward keep their defaults: only the first is the batch.
+    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
+    modes = [(module, module.training) for module in root.modules()]
+    root.eval()
+    try:
+        return _Tracer(varied).trace(root, concrete_args=defaults or None)
+    except Exception as error:  # whatever the model's own code raises when it meets a proxy
+        raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _only_checks(node: Node) -> bool:
+    """Assertions that fx adds about arguments with a default."""
+    return node.target is torch._assert or "_assert" in getattr(node.target, "__name__", "")
+
+
+def _attribute(root: nn.Module, path: str) -> object:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
+
+
+def _has_varied_weight(root: nn.Module, node: Node, weights: set[int]) -> bool:
+    if node.op != "call_module":
+        return False
+    return any(id(parameter) in weights for parameter in root.get_submodule(str(node.target)).parameters())

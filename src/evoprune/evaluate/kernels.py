@@ -1,0 +1,103 @@
+"""Varied layers and a few activations, for many candidates at once.
+
+A varied value holds its candidates in the batch dimension, candidate by candidate: (P*B, ...). Operations
+that treat samples apart work on it unchanged; only layers whose weights differ need a way of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["average_pool", "call_layer", "call_linear", "columns", "prefers_columns", "tanh_"]
+
+Weights = Mapping[int, Tensor]
+"""id of a parameter -> its values for P candidates, (P, *shape)."""
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def call_layer(module: nn.Module, weights: Weights, given: Tensor, varied: bool, candidates: int) -> Tensor:
+    """A layer whose weight differs: `given` is (P*B, ...) when varied, else the shared (B, ...)."""
+    weight = module._parameters.get("weight")
+    if _is_plain(module, (nn.Linear,)) and id(weight) in weights:
+        return call_linear(weights[id(weight)], module.bias, given, varied)  # type: ignore[arg-type]
+    parts = given.chunk(candidates) if varied else [given] * candidates
+    if _is_plain(module, CONVOLUTIONS) and id(weight) in weights:
+        each = [module._conv_forward(x, w, module.bias) for x, w in zip(parts, weights[id(weight)], strict=True)]  # type: ignore[operator]
+    else:
+        each = [_call_with(module, weights, index, x) for index, x in enumerate(parts)]
+    return each[0] if candidates == 1 else torch.cat(each)
+
+
+def call_linear(weight: Tensor, bias: Tensor | None, given: Tensor, varied: bool) -> Tensor:
+    """One batched matrix product for all candidates: weight (P, O, I)."""
+    candidates, out, into = weight.shape
+    rows = given.reshape(candidates, -1, into) if varied else given.reshape(1, -1, into).expand(candidates, -1, -1)
+    batch = given.shape[0] if varied else candidates * given.shape[0]
+    if candidates == 1:
+        result = F.linear(rows[0], weight[0], bias)
+    elif bias is None:
+        result = torch.bmm(rows, weight.mT)
+    else:
+        result = torch.baddbmm(bias, rows, weight.mT)
+    return result.reshape(batch, *given.shape[1:-1], out)
+
+
+def prefers_columns(module: nn.Module) -> bool:
+    """Whether a convolution is faster as a matrix product over unfolded patches.
+
+    With one to three channels in and few out, blocked convolution kernels leave most of their lanes empty:
+    LeNet-5's first layer is 2.5 times faster as a matrix product (AVX2, float32).
+    """
+    return (
+        _is_plain(module, (nn.Conv2d,))
+        and module.in_channels <= 3  # type: ignore[operator]
+        and module.out_channels <= 16  # type: ignore[operator]
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
+
+
+def columns(module: nn.Module, given: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Patches (B, I, H*W) that a convolution's weight (O, I) multiplies, and (H, W) of its output."""
+    assert isinstance(module, nn.Conv2d)
+    (ph, pw), (sh, sw), (dh, dw), (kh, kw) = module.padding, module.stride, module.dilation, module.kernel_size  # type: ignore[misc]
+    height = (given.shape[2] + 2 * ph - dh * (kh - 1) - 1) // sh + 1  # type: ignore[operator]
+    width = (given.shape[3] + 2 * pw - dw * (kw - 1) - 1) // sw + 1  # type: ignore[operator]
+    return F.unfold(given, (kh, kw), (dh, dw), (ph, pw), (sh, sw)), (height, width)  # type: ignore[arg-type]
+
+
+def tanh_(x: Tensor) -> Tensor:
+    """tanh in place, as 2 sigmoid(2x) - 1: three times faster on a CPU, and as exact as float32 sums are."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """Average over 2x2 windows, (B, C, H, W): adds strided slices, five times faster than the CPU's kernel."""
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
+    return rows[..., 0:width:2].add(rows[..., 1:width:2]).mul_(0.25)
+
+
+def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """torch's own layer, without hooks."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return type(module) in kinds and not any(hooks)
+
+
+def _call_with(module: nn.Module, weights: Weights, candidate: int, given: Tensor) -> Tensor:
+    """Any other module: put the candidate's weights in, call, put the old ones back."""
+    old = [(p, p.detach().clone()) for p in module.parameters() if id(p) in weights]
+    try:
+        for parameter, _ in old:
+            parameter.copy_(weights[id(parameter)][candidate])
+        result: Tensor = module(given)
+        return result
+    finally:
+        for parameter, values in old:
+            parameter.copy_(values)

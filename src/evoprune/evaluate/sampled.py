@@ -1,0 +1,193 @@
+"""Score candidates chunk by chunk of samples, many at a time, stopping those that cannot reach the floor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, Plans, Scores
+from evoprune.evaluate.cache import SharedCache, bytes_of
+from evoprune.evaluate.reference import check_plans
+from evoprune.evaluate.runners import Runner, candidate_weights
+from evoprune.scoring import DataScore, evaluating
+
+__all__ = ["SampledEvaluator", "is_out_of_memory"]
+
+BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
+"""Largest value of a block of candidates times samples: on a CPU it should stay in the caches."""
+SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS = 64, 1024, 8
+"""Samples of a chunk, and how many chunks there should at least be, so that candidates can stop early."""
+
+
+class SampledEvaluator:
+    """Chunks of samples outside, blocks of candidates inside.
+
+    What candidates share on a chunk is computed once and kept (see `SharedCache`). With racing, the samples
+    that the dense model finds hardest come first, and a candidate stops once
+    (its sum so far + the highest possible value * samples left) / N is below the floor: the bound is exact, so
+    whoever reaches the floor gets the same score as without racing.
+
+    Args:
+        model: as found after every call.
+        score: a mean over samples.
+        runner: how P candidates' outputs on a batch are computed.
+        peak_numel: numbers in the largest value that one candidate makes of one sample.
+        memory_mb: limit for kept values, candidates' weights and the values of a block together.
+        keep_shared: keep what candidates share between calls.
+        racing: stop candidates early.
+        together: run many candidates as one batch.
+
+    Attributes:
+        cache: the kept values; `cache.bytes` of memory.
+        peak_bytes: highest memory so far of kept values, candidates' weights and a block's values, estimated.
+        block_numel: candidates times samples that run at once; halved when an allocation fails.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        score: DataScore,
+        runner: Runner,
+        peak_numel: int,
+        *,
+        memory_mb: int = 1024,
+        keep_shared: bool = True,
+        racing: bool = True,
+        together: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model, self.score, self.runner = model, score, runner
+        self.device = torch.device(device)
+        self.racing, self.together = racing, together
+        self.memory = memory_mb << 20
+        self.cache = SharedCache(self.memory // 2 if keep_shared else 0)
+        self.sample_bytes = 4 * max(1, peak_numel)
+        block = min(BLOCK_BYTES.get(self.device.type, 64 << 20), self.memory // 8)
+        fitting = max(1, block // self.sample_bytes)
+        largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
+        self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, score.samples))
+        self.block_numel = max(fitting, self.chunk)
+        self.peak_bytes, self._too_large = 0, False
+        self.order = self._hardest_first() if racing else torch.arange(score.samples)
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return self.score.samples
+
+    def __call__(self, plans: Plans, floor: float = -float("inf")) -> Scores:
+        """Score P candidates, see `evoprune.core.Evaluator`."""
+        candidates = check_plans(self.model, plans)
+        if self._too_large:
+            self._shrink()
+        weight_bytes = 4 * sum(masks[0].numel() for masks in plans.values())
+        at_once = max(1, self.memory // 4 // max(1, weight_bytes))
+        parts = []
+        with evaluating(self.model):
+            for first in range(0, candidates, at_once):
+                part = {name: masks[first : first + at_once] for name, masks in plans.items()}
+                parts.append(self._score(part, floor))
+        return Scores(
+            score=torch.cat([part.score for part in parts]),
+            loss=torch.cat([part.loss for part in parts if part.loss is not None]),
+            complete=torch.cat([part.complete for part in parts]),
+            samples=sum(part.samples for part in parts),
+        )
+
+    def _score(self, plans: Plans, floor: float) -> Scores:
+        weights = candidate_weights(self.model, plans)
+        candidates = len(next(iter(weights.values())))
+        value, loss = (torch.zeros(candidates, dtype=torch.float64, device=self.device) for _ in range(2))
+        seen = torch.zeros(candidates, dtype=torch.int64)
+        alive = torch.arange(candidates)
+        for first in range(0, self.samples, self.chunk):
+            rows = self.order[first : first + self.chunk]
+            values, losses = self._chunk(weights, first // self.chunk, rows)
+            where = alive.to(self.device)
+            value.index_add_(0, where, values)
+            loss.index_add_(0, where, losses)
+            seen[alive] += len(rows)
+            if self.racing and floor > -float("inf"):
+                still = (self._bound(value.cpu(), seen) >= floor)[alive]
+                if not still.all():
+                    alive = alive[still]
+                    if not len(alive):
+                        break
+                    weights = {key: weight[still.to(self.device)] for key, weight in weights.items()}
+        value, loss = value.cpu(), loss.cpu()
+        return Scores(self._bound(value, seen), loss / seen, seen == self.samples, int(seen.sum()))
+
+    def _bound(self, value: Tensor, seen: Tensor) -> Tensor:
+        """(P,) the highest score that is still possible; the score itself once every sample is seen."""
+        rest = self.samples - seen
+        return torch.where(rest > 0, value + self.score.upper_bound * rest, value) / self.samples
+
+    def _chunk(self, weights: dict[int, Tensor], index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of values and losses over the samples `rows`, (P,) float64 each."""
+        expected = self.score.expected[rows].to(self.device)
+        shared = self.cache.get(index, lambda: self._shared(rows))
+        candidates, values, losses, first = len(next(iter(weights.values()))), [], [], 0
+        while first < candidates:
+            block = max(1, self.block_numel // len(rows)) if self.together else 1
+            part = {key: weight[first : first + block] for key, weight in weights.items()}
+            outputs = self._outputs(part, shared, rows).float()
+            values.append(self.score.values(outputs, expected).sum(-1, dtype=torch.float64))
+            losses.append(self.score.losses(outputs, expected).sum(-1, dtype=torch.float64))
+            first += block
+        self._note_memory(weights, shared)
+        return torch.cat(values), torch.cat(losses)
+
+    def _shared(self, rows: Tensor) -> Any:
+        """What candidates share on these samples; None when memory does not allow to have it for all at once."""
+        try:
+            return self.runner.shared(self.score.inputs[rows].to(self.device))
+        except RuntimeError as error:
+            if len(rows) == 1 or not is_out_of_memory(error):
+                raise
+        return None
+
+    def _outputs(self, weights: dict[int, Tensor], shared: Any, rows: Tensor) -> Tensor:
+        """(P, B, C) outputs; an allocation that fails halves the candidates, then the samples, and goes on."""
+        candidates = len(next(iter(weights.values())))
+        if shared is not None:
+            try:
+                return self.runner.outputs(weights, shared)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if candidates == 1 and len(rows) == 1:
+                    raise EvopruneError(
+                        "not enough memory to run one candidate on one sample; use a smaller model or a larger machine"
+                    ) from error
+        if candidates > 1:
+            self.block_numel = max(1, candidates // 2 * len(rows))
+            halves = [{key: weight.chunk(2)[half] for key, weight in weights.items()} for half in (0, 1)]
+            return torch.cat([self._outputs(half, shared, rows) for half in halves])
+        self._too_large = True
+        return torch.cat([self._outputs(weights, self._shared(half), half) for half in rows.chunk(2)], dim=1)
+
+    def _shrink(self) -> None:
+        """Smaller chunks from now on, after samples had to be halved."""
+        self._too_large = False
+        self.chunk = max(1, self.chunk // 2)
+        self.cache.clear()
+
+    def _note_memory(self, weights: dict[int, Tensor], shared: Any) -> None:
+        block = 3 * self.sample_bytes * self.block_numel  # a value, what it is made of, and a scratch copy
+        kept = max(self.cache.bytes, bytes_of(shared))
+        self.peak_bytes = max(self.peak_bytes, kept + bytes_of(list(weights.values())) + block)
+
+    def _hardest_first(self) -> Tensor:
+        """Order of the samples by the dense model's falling loss; equal ones stay in place."""
+        losses = [
+            self.score.losses(outputs, self.score.expected[part].to(outputs.device)).cpu()
+            for outputs, part in self.score.outputs(self.model)
+        ]
+        return torch.argsort(torch.cat(losses), descending=True, stable=True)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a GPU or from the CPU's allocator."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
