@@ -7,6 +7,7 @@ python pruning.py --finetune
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ class Weights:
 def prune(options: argparse.Namespace) -> Result:
     """Prune LeNet-5 exactly as the reference does."""
     settings = make_settings(
-        model="lenet5", data=options.data, preset="original", layers=[options.layer] if options.layer else None
-    )
+        model="lenet5", data=options.data, preset="original", layers=[options.layer] if options.layer else None,
+        command=shlex.join(["python", *sys.argv]),
+    )  # fmt: skip
     with ProgressView() as view:
         weights = Weights(view)
         result = prune_named(settings, RUN, options.overwrite, weights)
@@ -83,6 +85,9 @@ def main() -> None:
     except EvopruneError as error:
         print(f"pruning.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"pruning.py: interrupted; `evoprune resume {RUN}` goes on where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
     Console().print(layer_table(result.summary))
     print("\n".join(summary_lines(result.summary)), f"\nreport: {RUN / 'report.html'}")
 

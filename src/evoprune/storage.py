@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["read_tensors", "save_tensors", "write_atomic", "write_json"]
+__all__ = ["finite", "read_tensors", "save_tensors", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -45,7 +46,16 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, atomically."""
-    write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(finite(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def finite(content: Any) -> Any:
+    """The same with None for NaN and infinities, which JSON has no words for."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

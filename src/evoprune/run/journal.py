@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evoprune.core import EvopruneError
+from evoprune.storage import finite
 
 __all__ = ["Journal"]
 
@@ -19,21 +20,30 @@ class Journal:
         path: the file; None keeps nothing (a run without a folder).
         keep_bytes: what was written later than a snapshot is cut off when a run goes on from it, since the
             same events are about to happen again.
+
+    Raises:
+        EvopruneError: the file cannot be written, or is shorter than `keep_bytes`.
     """
 
     def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
         self.file = None
-        if path is not None:
+        if path is None:
+            return
+        if keep_bytes > (path.stat().st_size if path.exists() else 0):
+            raise EvopruneError(f"{path} has lost events that the run had; put it back, or start over with --overwrite")
+        try:
             self.file = path.open("ab")
             self.file.truncate(keep_bytes)
             self.file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise EvopruneError(f"cannot write the journal {path}: {error.strerror or error}") from error
 
     def append(self, event: dict[str, Any]) -> None:
         """Write one event and wait until it is on the disk."""
         if self.file is None:
             return
         try:
-            self.file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
+            self.file.write(json.dumps(finite(event), allow_nan=False).encode() + b"\n")
             self.file.flush()
             os.fsync(self.file.fileno())
         except OSError as error:

@@ -215,8 +215,10 @@ class Runner:
             if state.step < stage.epochs:
                 self._epochs(stage, "constant", 0, stage.epochs)
             floor = self.floor
-            needed = not stage.only_below_floor or (floor is not None and self._val_score() < floor)
-            if needed and not (stage.only_below_floor and self._out_of_time()):
+            # Once begun it is carried through: a resumed run does not ask again.
+            needed = not stage.only_below_floor or state.step > stage.epochs
+            needed = needed or (floor is not None and self._val_score() < floor)
+            if needed and not (stage.only_below_floor and state.step <= stage.epochs and self._out_of_time()):
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 
@@ -287,11 +289,12 @@ class Runner:
 
     def _kept(self, masks: dict[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Kept:
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
+        current = {layer.name: weight_of(self.task.model, layer.name).detach().cpu() for layer in self.layers}
         if values is None:
-            values = {
-                layer.name: weight_of(self.task.model, layer.name).detach().cpu().clone() for layer in self.layers
-            }
-        return Kept(model, masks, {name: value.cpu() for name, value in values.items()})
+            return Kept(model, masks, {name: value.clone() for name, value in current.items()})
+        # What stays has been trained since; what is pruned keeps the last value it had.
+        last = {name: torch.where(masks[name], value, values[name].cpu()) for name, value in current.items()}
+        return Kept(model, masks, last)
 
     def _put(self, kept: Kept) -> None:
         self.task.model.load_state_dict(kept.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evoprune.core import Layer
@@ -17,6 +17,8 @@ FIRST_STEPS, LATER_STEPS = 0.5, 0.7
 LATER = 0.15
 TRIES_AT_FLOOR = 2
 """Failed targets before the ladder ends at the last one that held the floor."""
+NEAR = 0.9
+"""It also ends once the last target that held keeps so little more than one that failed: failed / held."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,12 @@ def next_stage(
         out_of_time: end as soon as the result is valid and fine-tuned.
     """
     if settings.preset == "original":
-        return _original(settings, layers, len(history), trainable, out_of_time)
+        return _original(settings, layers, history, trainable, out_of_time)
     return _ladder(settings, layers, history, trainable, out_of_time)
 
 
 def _original(
-    settings: Settings, layers: Sequence[Layer], done: int, trainable: bool, out_of_time: bool
+    settings: Settings, layers: Sequence[Layer], history: Sequence[Outcome], trainable: bool, out_of_time: bool
 ) -> Stage | None:
     """Layer after layer, fine-tuning after each, and a longer fine-tuning after each pass."""
     stages: list[Stage] = []
@@ -96,8 +98,10 @@ def _original(
             stages.append(
                 Stage(len(stages), "fine-tuning", (), number, threshold, 0, final_epochs=settings.final_epochs)
             )
-    if out_of_time:
-        return stages[-1] if done < len(stages) and not stages[-1].layers and done else None
+    done = len(history)
+    if out_of_time and done < len(stages):
+        tuned = not history or history[-1].polished or stages[-1].layers
+        return None if tuned else replace(stages[-1], index=done)
     return stages[done] if done < len(stages) else None
 
 
@@ -114,7 +118,8 @@ def _ladder(
     short, long = (settings.finetune_epochs, settings.final_epochs) if trainable else (0, 0)
     accepted = [outcome for outcome in history if outcome.accepted]
     failed = [outcome for outcome in history if not outcome.accepted]
-    if (target := _next_target(settings, accepted, failed)) is None or (out_of_time and history):
+    most = 1 - len(layers) / sum(layer.size for layer in layers)  # one weight a layer
+    if (target := _next_target(settings, accepted, failed, most)) is None or (out_of_time and history):
         if long and accepted and not accepted[-1].polished:
             return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
         return None
@@ -123,17 +128,20 @@ def _ladder(
     return Stage(index, name, names, index, target, short, long, only_below_floor=not goal)
 
 
-def _next_target(settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome]) -> float | None:
+def _next_target(
+    settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome], most: float
+) -> float | None:
     if settings.passes is not None:
         return settings.passes[len(accepted)] if not failed and len(accepted) < len(settings.passes) else None
     density = 1 - accepted[-1].target if accepted else 1.0
     if failed:
-        if len(failed) >= TRIES_AT_FLOOR:
+        too_few = 1 - min(outcome.target for outcome in failed)
+        if len(failed) >= TRIES_AT_FLOOR or too_few > NEAR * density:
             return None
-        return 1 - math.sqrt(density * (1 - min(outcome.target for outcome in failed)))
-    if settings.sparsity is not None and accepted and accepted[-1].target >= settings.sparsity:
+        return 1 - math.sqrt(density * too_few)
+    if accepted and accepted[-1].target >= min(most, settings.sparsity or 1.0):
         return None
     density *= FIRST_STEPS if density > LATER else LATER_STEPS
     if settings.sparsity is not None and density < 1.15 * (1 - settings.sparsity):
         return settings.sparsity
-    return round(1 - density, 4)
+    return min(most, round(1 - density, 8))

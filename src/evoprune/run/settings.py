@@ -19,7 +19,7 @@ class Settings(BaseModel):
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
     checkpoint: str | None = None

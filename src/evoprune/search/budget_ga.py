@@ -138,7 +138,8 @@ def share_budget(log_share: Tensor, base: Tensor, capacity: Tensor, total: int) 
         (P, L) int64; every row sums to `total` exactly.
     """
     want = base.double().log() + log_share.double()
-    low, high = torch.full_like(want[:, :1], -60.0), torch.full_like(want[:, :1], 60.0)
+    # At `low` every layer gets one weight, at `high` all there are.
+    low, high = -want.amax(1, keepdim=True), (capacity.double().log() - want).amax(1, keepdim=True)
     for _ in range(64):
         middle = (low + high) / 2
         fits = _clip(torch.exp(want + middle), capacity).floor().sum(1, keepdim=True) <= total

@@ -1,0 +1,337 @@
+"""The command line, end to end on a few real digits."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import load, load_file, save_file
+
+from evoprune.run.journal import Journal
+from evoprune.zoo import load_model
+
+Command = Callable[..., Any]
+TINY = (
+    "--sparsity", "0.5", "--population", "2", "--generations", "1", "--finetune-epochs", "0", "--final-epochs", "1",
+)  # fmt: skip
+LAYERS = ["feature.0", "feature.3", "classifier.1", "classifier.3", "classifier.5"]
+
+
+@pytest.fixture(scope="module")
+def finished(evoprune: Command, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests that change it work on a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    ran = evoprune("prune", "lenet5", "--data", digits, "--out", folder, *TINY)
+    assert ran.code == 0, ran.err
+    (folder.parent / "stdout").write_text(ran.out)
+    (folder.parent / "stderr").write_text(ran.err)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+# -- a run -----------------------------------------------------------------------------------------------
+
+
+def test_prune_writes_what_the_contract_names(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    masks, weights = load_file(finished / "masks.safetensors"), load_file(finished / "model.safetensors")
+    zeros = sum(int((~mask).sum()) for mask in masks.values())
+
+    assert {path.name for path in finished.iterdir()} >= {"config.json", "journal.jsonl", "state", "report.html"}
+    assert list((finished / "figures").glob("*.png"))
+    assert sorted(masks) == sorted(LAYERS)
+    assert all(not weights[f"{name}.weight"][~mask].any() for name, mask in masks.items())
+    load_model("lenet5").load_state_dict(weights)
+    assert [layer["name"] for layer in result["layers"]] == LAYERS
+    assert result["pruned"]["sparsity"] == pytest.approx(0.5, abs=1e-4) == zeros / result["pruned"]["weights"]
+    assert result["dense"].keys() >= {"val_score", "test_score", "weights", "file_bytes"}
+    assert result["search"].keys() == {"generations", "evaluations", "full_evaluations", "seconds"}
+    assert result["search"]["evaluations"] == 4
+    assert result["finetune"]["epochs"] == 1
+    events = [json.loads(line)["event"] for line in (finished / "journal.jsonl").read_text().splitlines()]
+    assert events == ["run_start", "stage_start", "generation", "generation", "epoch", "stage_end"]
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(finished: Path) -> None:
+    out, err = ((finished.parent / name).read_text() for name in ("stdout", "stderr"))
+    assert all(name in out for name in LAYERS)
+    assert f"report: {finished / 'report.html'}" in out
+    assert "generation" not in out
+    assert "generation 1/1" in err
+    assert "fine-tuning epoch 1/1" in err
+    assert "classifier.1" not in err
+
+
+def test_a_second_run_into_a_folder_is_refused(evoprune: Command, digits: Path, copied: Path) -> None:
+    before = (copied / "result.json").read_bytes()
+    again = evoprune("prune", "lenet5", "--data", digits, "--out", copied, *TINY)
+    assert again.failed(str(copied), "--overwrite", "resume")
+    assert (copied / "result.json").read_bytes() == before
+    assert evoprune("prune", "lenet5", "--data", digits, "--out", copied, "--overwrite", "--quiet", *TINY).code == 0
+
+
+def test_same_seed_same_bits_and_only_the_layers_asked_for(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    arguments = ("--layer", "module.classifier.3", "--layer", "feature.3", "--seed", "7", "--quiet", "--json")
+    first, second = (
+        evoprune("prune", "lenet5", "--data", digits, "--out", tmp_path / name, *arguments, *TINY)
+        for name in ("one", "two")
+    )
+    assert first.code == second.code == 0, first.err
+    assert first.err == ""
+    assert json.loads(first.out)["search"]["evaluations"] == json.loads(second.out)["search"]["evaluations"] > 0
+    assert sorted(load_file(tmp_path / "one/masks.safetensors")) == ["classifier.3", "feature.3"]
+    for name in ("masks.safetensors", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_json_prints_result_json_only(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    ran = evoprune("prune", "lenet5", "--data", digits, "--out", tmp_path / "run", "--json", *TINY)
+    assert json.loads(ran.out) == json.loads((tmp_path / "run/result.json").read_text())
+
+
+@pytest.mark.parametrize("crash_at", range(1, 6))
+def test_a_full_disk_loses_nothing(
+    evoprune: Command, digits: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    real, calls = os.fsync, []
+    folder = tmp_path / "run"
+
+    def full(_: object, event: dict[str, Any], append: Callable[..., None] = Journal.append) -> None:
+        calls.append(event)
+        if len(calls) > crash_at:
+            monkeypatch.setattr(os, "fsync", no_space)
+        append(_, event)
+
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Journal, "append", full)
+    stopped = evoprune("prune", "lenet5", "--data", digits, "--out", folder, "--quiet", *TINY)
+    assert stopped.failed("No space left on device")
+    monkeypatch.undo()
+    assert os.fsync is real
+
+    monkeypatch.setenv("EVOPRUNE_DATA", str(tmp_path / "cache"))
+    resumed = evoprune("resume", folder, "--json")
+    assert resumed.code == 0, resumed.err
+    for name in ("masks.safetensors", "model.safetensors"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_the_original_preset_prunes_layer_after_layer(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    ran = evoprune(
+        "prune", "lenet5", "--data", digits, "--preset", "original", "--out", tmp_path / "run", "--population", 2,
+        "--generations", 1, "--finetune-epochs", 0, "--final-epochs", 1, "--passes", "0.6,1.0", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    events = [json.loads(line) for line in (tmp_path / "run/journal.jsonl").read_text().splitlines()]
+    names = [event["name"] for event in events if event["event"] == "stage_start"]
+    assert names == [*LAYERS, "fine-tuning"] * 2
+    assert json.loads(ran.out)["preset"] == "original"
+
+
+# -- the other commands ----------------------------------------------------------------------------------
+
+
+def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
+    before = load_file(copied / "model.safetensors")
+    ran = evoprune("finetune", copied, "--epochs", 2, "--json")
+    assert ran.code == 0, ran.err
+    after, masks = load_file(copied / "model.safetensors"), load_file(copied / "masks.safetensors")
+    assert json.loads(ran.out)["finetune"]["epochs"] == 3
+    assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
+    assert all(not after[f"{name}.weight"][~mask].any() for name, mask in masks.items())
+
+
+def test_eval_measures_what_the_run_recorded(evoprune: Command, finished: Path) -> None:
+    ran = evoprune("eval", finished, "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    for name in ("sparsity", "nonzero_weights", "val_score", "test_score"):
+        assert found[name] == found["recorded"][name]
+    assert "measured now" in evoprune("eval", finished).out
+
+
+def test_report_draws_again(evoprune: Command, copied: Path) -> None:
+    (copied / "report.html").unlink()
+    ran = evoprune("report", copied)
+    assert ran.code == 0, ran.err
+    assert ran.out.strip() == str(copied / "report.html")
+    assert "http://" not in (copied / "report.html").read_text().replace("http://www.w3.org", "")
+
+
+def test_layers_lists_what_can_be_pruned(evoprune: Command) -> None:
+    assert "61,470" in evoprune("layers", "lenet5").out
+    rows = json.loads(evoprune("layers", "lenet5", "--json").out)
+    assert [row["name"] for row in rows] == LAYERS
+    assert sum(row["weights"] for row in rows) == 61_470
+
+
+def test_train_writes_weights_that_prune_takes(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lenet.safetensors"
+    arguments = ("train", "lenet5", "--data", digits, "--out", file, "--epochs", 2)
+    ran = evoprune(*arguments)
+    assert ran.code == 0, ran.err
+    assert [line.split()[1] for line in ran.err.splitlines()] == ["1/2", "2/2"]
+    assert "test accuracy" in ran.out
+    assert evoprune(*arguments).failed(str(file), "--overwrite")
+    first = file.read_bytes()
+    again = evoprune(*arguments, "--overwrite", "--quiet", "--json")
+    assert (again.code, again.err) == (0, "")
+    assert json.loads(again.out)["epochs"] == 2
+    assert load_file(file).keys() == load_model("lenet5").state_dict().keys()
+    assert all(torch.equal(value, load_file(file)[name]) for name, value in load(first).items())
+    assert evoprune("layers", "lenet5", "--checkpoint", file).code == 0
+
+
+def test_a_model_of_ones_own(evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_model.py").write_text(
+        "from torch import nn\n"
+        "def tiny():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trained = evoprune("train", "own_model:tiny", "--data", digits, "--out", "own.safetensors", "--epochs", 3)
+    assert trained.code == 0, trained.err
+    ran = evoprune(
+        "prune", "own_model:tiny", "--checkpoint", "own.safetensors", "--data", digits, "--json", "--quiet", *TINY
+    )
+    assert ran.code == 0, ran.err
+    assert [layer["name"] for layer in json.loads(ran.out)["layers"]] == ["1", "3"]
+    assert Path("runs/own_model-tiny/result.json").exists()
+
+
+def test_help_and_version_of_the_installed_command() -> None:
+    ran = subprocess.run([sys.executable, "-m", "evoprune"], capture_output=True, text=True, check=True)
+    for command in ("prune", "finetune", "resume", "eval", "report", "layers", "train"):
+        assert command in ran.stdout
+
+
+# -- bad input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("prune", "lenet"), ("unknown model 'lenet'", "lenet5")),
+        (("prune", "resnet18"), ("later",)),
+        (("prune", "nowhere:factory"), ("nowhere",)),
+        (("prune", "lenet5", "--layer", "classifier.2"), ("classifier.2", "did you mean classifier.")),
+        (("prune", "lenet5", "--population", 1), ("--population 1", "2")),
+        (("prune", "lenet5", "--population", "many"), ("--population",)),
+        (("prune", "lenet5", "--mutation-rate", 1.5), ("--mutation-rate 1.5", "1")),
+        (("prune", "lenet5", "--crossover-rate", -0.1), ("--crossover-rate -0.1", "0")),
+        (("prune", "lenet5", "--sparsity", 1), ("--sparsity 1.0", "1")),
+        (("prune", "lenet5", "--alpha", 2), ("--alpha 2.0",)),
+        (("prune", "lenet5", "--passes", "0.9,0.5"), ("--passes", "rise")),
+        (("prune", "lenet5", "--passes", "much"), ("--passes 'much'",)),
+        (("prune", "lenet5", "--floor", 0.5, "--max-drop", 1), ("--floor", "--max-drop")),
+        (("prune", "lenet5", "--time-limit", "soon"), ("--time-limit 'soon'", "10m")),
+        (("prune", "lenet5", "--space", "blocks"), ("--space 'blocks'", "weights")),
+        (("prune", "lenet5", "--algorithm", "luck"), ("--algorithm 'luck'", "ga")),
+        (("prune", "lenet5", "--preset", "best"), ("--preset", "default", "original")),
+        (("prune", "lenet5", "--checkpoint", "nowhere.pt"), ("nowhere.pt",)),
+        (("prune", "lenet5", "--wrong"), ("--wrong",)),
+        (("prune",), ("MODEL",)),
+        (("prane",), ("prane",)),
+        (("layers", "lenet6"), ("lenet6", "lenet5")),
+        (("train", "lenet5", "--out", "weights.pth"), ("weights.pth", ".safetensors")),
+        (("train", "lenet5", "--out", "w.safetensors", "--epochs", 0), ("epochs", "at least 1")),
+        (("resume", "nowhere"), ("nowhere", "not a run folder")),
+        (("eval", "nowhere"), ("nowhere", "not a run folder")),
+        (("report", "nowhere"), ("nowhere", "not a run folder")),
+        (("finetune", "nowhere"), ("nowhere", "not a run folder")),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    evoprune: Command,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[object, ...],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wants_data = arguments[0] in ("prune", "train") and len(arguments) > 1
+    assert evoprune(*arguments, *(("--data", digits) if wants_data else ())).failed(*words)
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_floor_above_the_dense_score_leaves_no_trace(evoprune: Command, digits: Path, copied: Path) -> None:
+    before = (copied / "result.json").read_bytes()
+    arguments = ("prune", "lenet5", "--data", digits, "--floor", "1.5", "--quiet", "--out")
+    assert evoprune(*arguments, copied.parent / "new").failed("floor 1.5", "dense", "--max-drop")
+    assert not (copied.parent / "new").exists()
+    assert evoprune(*arguments, copied, "--overwrite").failed("floor 1.5")
+    assert (copied / "result.json").read_bytes() == before
+
+
+def test_unusable_data(evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evoprune("prune", "lenet5", "--data", "mnits").failed("mnits", "mnist")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert evoprune("prune", "lenet5", "--data", empty).failed("empty", "train")
+    for name, labels, word in (("none", [], "no images"), ("odd", [-1], "-1"), ("many", [0, 12] * 8, "12")):
+        folder = tmp_path / name
+        shutil.copytree(digits, folder)
+        table = parquet.read_table(next(folder.glob("test-*")))
+        rows = [table["image"][0].as_py()] * len(labels)
+        image = pa.array(rows, table.schema.field("image").type)
+        wrong = pa.table({"image": image, "label": pa.array(labels, pa.int64())})
+        parquet.write_table(wrong, next(folder.glob("test-*")))
+        assert evoprune("prune", "lenet5", "--data", folder).failed(word)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unusable_checkpoints(evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = load_model("lenet5").state_dict()
+    name = "classifier.5.weight"
+    for wrong, word in ((weights[name].T.contiguous(), "shape"), (torch.full_like(weights[name], torch.nan), "NaN")):
+        save_file(weights | {name: wrong}, "wrong.safetensors")
+        ran = evoprune("prune", "lenet5", "--data", digits, "--checkpoint", "wrong.safetensors")
+        assert ran.failed("wrong.safetensors", name, word)
+    Path("garbage.pt").write_bytes(b"garbage")
+    assert evoprune("prune", "lenet5", "--data", digits, "--checkpoint", "garbage.pt").failed("garbage.pt")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_run_folder(evoprune: Command, copied: Path) -> None:
+    snapshot = copied / "state" / "snapshot.safetensors"
+    snapshot.write_bytes(snapshot.read_bytes()[:1000])
+    assert evoprune("resume", copied).failed("snapshot", "damaged")
+    (copied / "masks.safetensors").write_bytes(b"")
+    assert evoprune("eval", copied).failed("masks.safetensors")
+    (copied / "result.json").write_text("{")
+    assert evoprune("eval", copied).failed("result.json", "damaged")
+    assert evoprune("finetune", copied).failed("result.json", "damaged")
+    (copied / "config.json").write_text("{")
+    for command in ("resume", "eval", "finetune", "report"):
+        assert evoprune(command, copied).failed("config.json", "damaged")
+
+
+def test_debug_shows_the_traceback() -> None:
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet6"]
+    plain, debug = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False) for more in ((), ("--debug",))
+    )
+    assert plain.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert plain.stderr.count("\n") == 1
+    assert debug.returncode != 0
+    assert "Traceback" in debug.stderr
