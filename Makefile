@@ -16,10 +16,10 @@ help: ## list the targets
 
 demo: $(VENV)/installed ## train LeNet-5 on 4,000 digits, prune it, write runs/demo/report.html (2-3 minutes)
 	@echo "== 1/2 training LeNet-5 on mnist-sample (about half a minute)"
-	@$(BIN)/evoprune train lenet5 --data mnist-sample --epochs 30 --out $(DENSE) --overwrite
-	@echo "== 2/2 pruning it (about two minutes)"
-	@$(BIN)/evoprune prune lenet5 --checkpoint $(DENSE) --data mnist-sample --sparsity 0.92 \
-		--finetune-epochs 3 --final-epochs 30 --batch-size 64 --out runs/demo --overwrite
+	@$(BIN)/evoprune train lenet5 --data mnist-sample --epochs 20 --out $(DENSE) --overwrite
+	@echo "== 2/2 pruning it (about a minute and a half)"
+	@$(BIN)/evoprune prune lenet5 --checkpoint $(DENSE) --data mnist-sample --sparsity 0.91 --generations 4 \
+		--finetune-epochs 2 --final-epochs 20 --batch-size 64 --learning-rate 0.003 --out runs/demo --overwrite
 	@echo "Open runs/demo/report.html in a browser. More: $(BIN)/evoprune --help"
 
 test: $(VENV)/installed-dev ## run the tests
@@ -44,14 +44,12 @@ clean: ## remove .venv, caches and the demo's runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo $(DENSE) $(DENSE).part
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made once, and again when the dependencies change.
-$(VENV)/bin/python:
+# Made once, and again when the dependencies change. `venv` also mends what an interruption left half done.
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "evoprune needs CPython 3.11 or newer; make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "== making the virtual environment $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
-
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "== installing evoprune with PyTorch into $(VENV) (once; some minutes, the download is large)"
 	@$(INSTALL) -e '.[data]'
 	@touch $@

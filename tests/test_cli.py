@@ -22,6 +22,7 @@ from evoprune.zoo import load_model
 Command = Callable[..., Any]
 TINY = (
     "--sparsity", "0.5", "--population", "2", "--generations", "1", "--finetune-epochs", "0", "--final-epochs", "1",
+    "--guidance", "magnitude",
 )  # fmt: skip
 LAYERS = ["feature.0", "feature.3", "classifier.1", "classifier.3", "classifier.5"]
 
@@ -35,6 +36,12 @@ def finished(evoprune: Command, digits: Path, tmp_path_factory: pytest.TempPathF
     (folder.parent / "stdout").write_text(ran.out)
     (folder.parent / "stderr").write_text(ran.err)
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs do not draw their report, which takes longer than these runs themselves."""
+    monkeypatch.setattr("evoprune.api.write_report", lambda _: None)
 
 
 @pytest.fixture
@@ -75,6 +82,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(finished: Path) -> None:
     assert "classifier.1" not in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_run_into_a_folder_is_refused(evoprune: Command, digits: Path, copied: Path) -> None:
     before = (copied / "result.json").read_bytes()
     again = evoprune("prune", "lenet5", "--data", digits, "--out", copied, *TINY)
@@ -83,6 +91,7 @@ def test_a_second_run_into_a_folder_is_refused(evoprune: Command, digits: Path, 
     assert evoprune("prune", "lenet5", "--data", digits, "--out", copied, "--overwrite", "--quiet", *TINY).code == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_same_seed_same_bits_and_only_the_layers_asked_for(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     arguments = ("--layer", "module.classifier.3", "--layer", "feature.3", "--seed", "7", "--quiet", "--json")
     first, second = (
@@ -97,11 +106,13 @@ def test_same_seed_same_bits_and_only_the_layers_asked_for(evoprune: Command, di
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_prints_result_json_only(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     ran = evoprune("prune", "lenet5", "--data", digits, "--out", tmp_path / "run", "--json", *TINY)
     assert json.loads(ran.out) == json.loads((tmp_path / "run/result.json").read_text())
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("crash_at", range(1, 6))
 def test_a_full_disk_loses_nothing(
     evoprune: Command, digits: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
@@ -131,6 +142,7 @@ def test_a_full_disk_loses_nothing(
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_original_preset_prunes_layer_after_layer(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     ran = evoprune(
         "prune", "lenet5", "--data", digits, "--preset", "original", "--out", tmp_path / "run", "--population", 2,
@@ -146,6 +158,7 @@ def test_the_original_preset_prunes_layer_after_layer(evoprune: Command, digits:
 # -- the other commands ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
     before = load_file(copied / "model.safetensors")
     ran = evoprune("finetune", copied, "--epochs", 2, "--json")
@@ -197,6 +210,7 @@ def test_train_writes_weights_that_prune_takes(evoprune: Command, digits: Path, 
     assert evoprune("layers", "lenet5", "--checkpoint", file).code == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_of_ones_own(evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_model.py").write_text(
         "from torch import nn\n"

@@ -35,6 +35,7 @@ class ProgressView:
         self.generations = 0
         self.task: Any = None
         self.last_line = 0.0
+        self.last_event = time.perf_counter()
         self.stage_began = 0.0
 
     def __enter__(self) -> ProgressView:
@@ -53,6 +54,7 @@ class ProgressView:
         show = getattr(self, f"_{event['event']}", None)
         if show is not None and not self.quiet:
             show(event)
+        self.last_event = time.perf_counter()
 
     def _run_start(self, event: dict[str, Any]) -> None:
         self._line(f"dense model: validation score {event['dense_val_score']:.4f}")
@@ -84,7 +86,7 @@ class ProgressView:
         self._line(f"{self.stage}: sparsity {event['model_sparsity']:.2%}  val {event['val_score']:.4f}{verdict}")
 
     def _begin(self, total: int) -> None:
-        self.stage_began = time.perf_counter()
+        self.stage_began = self.last_event
         if self.bar is not None:
             if self.task is not None:
                 self.bar.remove_task(self.task)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from evoprune.evaluate.memory import bytes_of
 
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
-__all__ = ["SharedCache", "bytes_of"]
+__all__ = ["SharedCache"]
 
 
 class SharedCache:
@@ -17,6 +15,9 @@ class SharedCache:
 
     Args:
         limit_bytes: at most so much is kept; chunks beyond are computed again at every call.
+
+    Attributes:
+        bytes: kept now.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -24,12 +25,12 @@ class SharedCache:
         self._kept: dict[int, Any] = {}
 
     def get(self, chunk: int, compute: Callable[[], Any]) -> Any:
-        """The values of a chunk."""
+        """The values of a chunk; None, for values that could not be had, is not kept."""
         if chunk in self._kept:
             return self._kept[chunk]
         values = compute()
         size = bytes_of(values)
-        if self.bytes + size <= self.limit_bytes:
+        if values is not None and self.bytes + size <= self.limit_bytes:
             self._kept[chunk] = values
             self.bytes += size
         return values
@@ -38,13 +39,3 @@ class SharedCache:
         """Forget everything."""
         self._kept.clear()
         self.bytes = 0
-
-
-def bytes_of(values: Any) -> int:
-    """Memory of all tensors inside nested lists and dicts; a storage that two tensors share counts once."""
-    storages = {
-        leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
-        for leaf in tree_leaves(values)
-        if isinstance(leaf, Tensor)
-    }
-    return sum(storages.values())

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from evoprune.core import Evaluator, EvopruneError, weight_of
 from evoprune.evaluate.graph import UnsplittableError, split_model
+from evoprune.evaluate.memory import bytes_of
+from evoprune.evaluate.precision import bfloat16_pays
 from evoprune.evaluate.reference import ReferenceEvaluator, masked
 from evoprune.evaluate.runners import GraphRunner, OneByOne, Runner, candidate_weights
 from evoprune.evaluate.sampled import SampledEvaluator
@@ -64,25 +66,30 @@ def make_evaluator(
         return ReferenceEvaluator(model, score)
     score.bind(model)
     runner: Runner = OneByOne(model)
-    peak_numel = score.inputs[0].numel()
+    peak_numel = kept_numel = score.inputs[0].numel()
     if {"prefix", "batched"} & set(methods):
         try:
             runner = GraphRunner(split_model(model, layers), weights)
-            peak_numel = _check(model, score, layers, runner, torch.device(device))
+            peak_numel, kept_numel = _check(model, score, layers, runner, torch.device(device))
         except UnsplittableError as error:
             log.warning("candidates are scored one by one, which is slower: the model cannot be split: %s", error)
             runner = OneByOne(model)
-    return SampledEvaluator(
-        model, score, runner, peak_numel, memory_mb=batch_memory_mb, device=device,
+    evaluator = SampledEvaluator(
+        model, score, layers, runner, peak_numel, kept_numel, memory_mb=batch_memory_mb, device=device,
         keep_shared="prefix" in methods, racing="racing" in methods, together="batched" in methods,
     )  # fmt: skip
+    if "precision" in methods and bfloat16_pays(evaluator, model, layers):
+        evaluator.dtype = torch.bfloat16
+    return evaluator
 
 
-def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: GraphRunner, device: torch.device) -> int:
+def _check(
+    model: nn.Module, score: DataScore, layers: Sequence[str], runner: GraphRunner, device: torch.device
+) -> tuple[int, int]:
     """Compare two candidates, one of them dense, with the model itself on a few samples.
 
     Returns:
-        Numbers in the largest value that one candidate makes of one sample.
+        Numbers in the largest value that one candidate makes of one sample, and in what candidates share.
 
     Raises:
         UnsplittableError: they differ.
@@ -111,4 +118,4 @@ def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: Gr
             raise UnsplittableError(f"its outputs became {tuple(outputs.shape)}")
         if not torch.allclose(outputs, torch.stack(wanted), rtol=1e-3, atol=1e-4, equal_nan=True):
             raise UnsplittableError("its outputs changed; does it mix the samples of a batch?")
-    return runner.peak_numel // (2 * len(inputs)) or inputs[0].numel()
+    return max(1, runner.peak_numel // (2 * len(inputs))), bytes_of(shared) // 4 // len(inputs)

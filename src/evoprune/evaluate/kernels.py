@@ -54,9 +54,10 @@ def prefers_columns(module: nn.Module) -> bool:
     LeNet-5's first layer is 2.5 times faster as a matrix product (AVX2, float32).
     """
     return (
-        _is_plain(module, (nn.Conv2d,))
-        and module.in_channels <= 3  # type: ignore[operator]
-        and module.out_channels <= 16  # type: ignore[operator]
+        isinstance(module, nn.Conv2d)
+        and _is_plain(module, (nn.Conv2d,))
+        and module.in_channels <= 3
+        and module.out_channels <= 16
         and module.groups == 1
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
@@ -66,10 +67,8 @@ def prefers_columns(module: nn.Module) -> bool:
 def columns(module: nn.Module, given: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Patches (B, I, H*W) that a convolution's weight (O, I) multiplies, and (H, W) of its output."""
     assert isinstance(module, nn.Conv2d)
-    (ph, pw), (sh, sw), (dh, dw), (kh, kw) = module.padding, module.stride, module.dilation, module.kernel_size  # type: ignore[misc]
-    height = (given.shape[2] + 2 * ph - dh * (kh - 1) - 1) // sh + 1  # type: ignore[operator]
-    width = (given.shape[3] + 2 * pw - dw * (kw - 1) - 1) // sw + 1  # type: ignore[operator]
-    return F.unfold(given, (kh, kw), (dh, dw), (ph, pw), (sh, sw)), (height, width)  # type: ignore[arg-type]
+    patches = F.unfold(given, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    return patches, tuple(module._conv_forward(given[:1], module.weight, None).shape[2:])
 
 
 def tanh_(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from math import prod
 from typing import Any, Protocol
 
 import torch
@@ -15,8 +16,14 @@ from torch.fx.node import map_arg
 from evoprune.core import Plans, weight_of
 from evoprune.evaluate.graph import Split
 from evoprune.evaluate.kernels import (
-    Weights, average_pool, call_layer, columns, prefers_columns, tanh_,
+    Weights,
+    average_pool,
+    call_layer,
+    columns,
+    prefers_columns,
+    tanh_,
 )  # fmt: skip
+from evoprune.scoring import device_of
 
 __all__ = ["GraphRunner", "OneByOne", "Runner", "candidate_weights"]
 
@@ -40,10 +47,9 @@ def candidate_weights(model: nn.Module, plans: Plans) -> dict[int, Tensor]:
     """id of each parameter in `plans` -> (P, *shape) weights with the masks multiplied in."""
     weights: dict[int, Tensor] = {}
     for name, masks in plans.items():
-        weight = weight_of(model, name).detach()
-        masks = masks.to(weight.device)
+        parameter = weight_of(model, name)
         # A weight that two names share is multiplied by both masks, as the reference does.
-        weights[id(weight_of(model, name))] = weights.get(id(weight_of(model, name)), weight) * masks
+        weights[id(parameter)] = weights.get(id(parameter), parameter.detach()) * masks.to(parameter.device)
     return weights
 
 
@@ -86,14 +92,18 @@ class GraphRunner:
     def __init__(self, split: Split, weights: set[int], shortcuts: bool = True) -> None:
         self.split, self.weight_ids, self.shortcuts = split, weights, shortcuts
         self.varied = set(split.varied)
+        self.device = device_of(split.root).type
         self.layers = {
             node
             for node in split.varied
             if node.op == "call_module" and any(id(p) in weights for p in self._module(node).parameters())
         }
         self.unfolded = {
-            node for node in self.layers if node.args[0] not in self.varied and prefers_columns(self._module(node))
+            node
+            for node in self.layers
+            if node.all_input_nodes[0] not in self.varied and prefers_columns(self._module(node))
         }
+        self.followers = {node: self._followers(node) for node in self.unfolded}
         self.peak_numel = 0
 
     def _module(self, node: Node) -> nn.Module:
@@ -108,8 +118,8 @@ class GraphRunner:
                 continue
             values[node] = self._call(node, *map_arg((node.args, node.kwargs), values.__getitem__))
         frontier = [values[node] for node in self.split.frontier]
-        patches = {n: columns(self._module(n), values[n.args[0]]) for n in self.unfolded}  # type: ignore[index]
-        only_patches = {n.args[0] for n in self.unfolded}
+        patches = {n: columns(self._module(n), values[n.all_input_nodes[0]]) for n in self.unfolded}
+        only_patches = {n.all_input_nodes[0] for n in self.unfolded}
         for index, node in enumerate(self.split.frontier):
             readers = {user for user in node.users if user in self.varied}
             if node in only_patches and readers <= self.unfolded and node is not self.split.output:
@@ -123,16 +133,20 @@ class GraphRunner:
         values: dict[Node, Any] = dict(zip(self.split.frontier, frontier, strict=True))
         peak = 0
         for node in self.split.varied:
+            if node in values:  # done together with the convolution before it
+                continue
             if node in self.unfolded:
-                result = self._first_convolution(node, weights, patches[node])
-            elif node in self.layers:
-                source = node.args[0]
+                result = self._head(node, weights, patches[node], values)
+                peak = max(peak, candidates * batch * self._module(node).out_channels * prod(patches[node][1]))
+                continue
+            if node in self.layers:
+                source = node.all_input_nodes[0]
                 result = call_layer(self._module(node), weights, values[source], source in self.varied, candidates)
             else:
                 result = self._varied(node, values, candidates)
             for source in node.all_input_nodes:
                 if self.split.last_reader.get(source) is node:
-                    del values[source]
+                    values.pop(source, None)
             values[node] = result
             peak = max(peak, result.numel() if isinstance(result, Tensor) else 0)
         self.peak_numel = peak
@@ -141,14 +155,27 @@ class GraphRunner:
             return output.expand(candidates, *output.shape)
         return output.reshape(candidates, batch, *output.shape[1:])
 
-    def _first_convolution(self, node: Node, weights: Weights, patches: tuple[Tensor, tuple[int, int]]) -> Tensor:
+    def _head(
+        self, node: Node, weights: Weights, patches: tuple[Tensor, tuple[int, int]], values: dict[Node, Any]
+    ) -> Tensor:
+        """A first convolution as one product of all candidates' filters, and the operations that follow it alone.
+
+        They work on (B, P*O, H, W); only what remains after them, such as a pooled image, is put in the order
+        (P*B, O, H, W). The result goes under the last of these operations; the others are marked as done.
+        """
         module, (rows, size) = self._module(node), patches
         weight = weights[id(module.weight)].flatten(2)  # (P, O, I)
-        each = [torch.matmul(w, rows) for w in weight]
-        result = each[0] if len(each) == 1 else torch.cat(each)
-        if module.bias is not None:
-            result.add_(module.bias[:, None])  # type: ignore[index]
-        return result.unflatten(2, size)
+        result = torch.matmul(weight.flatten(0, 1), rows)
+        if isinstance(module.bias, Tensor):
+            result.add_(module.bias.repeat(len(weight))[:, None])
+        result = result.unflatten(2, size)
+        last = node
+        for follower in self.followers[node]:
+            shortcut = self._shortcut(follower)
+            assert shortcut is not None
+            result, values[last], last = shortcut(result), None, follower
+        values[last] = result.unflatten(1, weight.shape[:2]).transpose(0, 1).flatten(0, 1)
+        return result
 
     def _varied(self, node: Node, values: dict[Node, Any], candidates: int) -> Any:
         """Any other operation on varied values, mixed with shared ones where it reads both."""
@@ -174,7 +201,19 @@ class GraphRunner:
                     return ELEMENTWISE[node.target](x.unflatten(0, (candidates, -1)), y).flatten(0, 1)
         return self._call(node, *map_arg((node.args, node.kwargs), value))
 
+    def _followers(self, node: Node) -> list[Node]:
+        """The chain of operations with a shortcut that are the only readers of what comes before."""
+        chain: list[Node] = []
+        while self.shortcuts and self.device == "cpu" and len(node.users) == 1:
+            node = next(iter(node.users))
+            if self._shortcut(node) is None:
+                break
+            chain.append(node)
+        return chain
+
     def _shortcut(self, node: Node) -> Callable[[Tensor], Tensor] | None:
+        if not self.shortcuts or len(node.all_input_nodes) != 1 or len(node.args) != 1:
+            return None
         if node.op == "call_module":
             module = self._module(node)
             if type(module) is nn.Tanh and not module._forward_hooks and not module._forward_pre_hooks:

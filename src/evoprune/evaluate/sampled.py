@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Plans, Scores
-from evoprune.evaluate.cache import SharedCache, bytes_of
+from evoprune.core import EvopruneError, Plans, Scores, weight_of
+from evoprune.evaluate.cache import SharedCache
+from evoprune.evaluate.memory import bytes_of, is_out_of_memory, reuse_freed_memory
 from evoprune.evaluate.reference import check_plans
 from evoprune.evaluate.runners import Runner, candidate_weights
 from evoprune.scoring import DataScore, evaluating
 
-__all__ = ["SampledEvaluator", "is_out_of_memory"]
+__all__ = ["SampledEvaluator"]
 
 BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
 """Largest value of a block of candidates times samples: on a CPU it should stay in the caches."""
@@ -32,8 +34,10 @@ class SampledEvaluator:
     Args:
         model: as found after every call.
         score: a mean over samples.
+        layers: the layers whose weights may differ between candidates.
         runner: how P candidates' outputs on a batch are computed.
         peak_numel: numbers in the largest value that one candidate makes of one sample.
+        kept_numel: numbers that candidates share of one sample.
         memory_mb: limit for kept values, candidates' weights and the values of a block together.
         keep_shared: keep what candidates share between calls.
         racing: stop candidates early.
@@ -42,6 +46,7 @@ class SampledEvaluator:
     Attributes:
         cache: the kept values; `cache.bytes` of memory.
         peak_bytes: highest memory so far of kept values, candidates' weights and a block's values, estimated.
+        dtype: of the arithmetic; float32, or bfloat16 by autocast.
         block_numel: candidates times samples that run at once; halved when an allocation fails.
     """
 
@@ -49,8 +54,10 @@ class SampledEvaluator:
         self,
         model: nn.Module,
         score: DataScore,
+        layers: Sequence[str],
         runner: Runner,
         peak_numel: int,
+        kept_numel: int,
         *,
         memory_mb: int = 1024,
         keep_shared: bool = True,
@@ -58,17 +65,20 @@ class SampledEvaluator:
         together: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.model, self.score, self.runner = model, score, runner
+        self.model, self.score, self.layers, self.runner = model, score, list(layers), runner
         self.device = torch.device(device)
         self.racing, self.together = racing, together
         self.memory = memory_mb << 20
+        if self.device.type == "cpu":
+            reuse_freed_memory()
         self.cache = SharedCache(self.memory // 2 if keep_shared else 0)
         self.sample_bytes = 4 * max(1, peak_numel)
         block = min(BLOCK_BYTES.get(self.device.type, 64 << 20), self.memory // 8)
-        fitting = max(1, block // self.sample_bytes)
+        fitting = max(1, block // max(self.sample_bytes, 4 * kept_numel))
         largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
         self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, score.samples))
-        self.block_numel = max(fitting, self.chunk)
+        self.block_numel = max(block // self.sample_bytes, self.chunk)
+        self.dtype = torch.float32
         self.peak_bytes, self._too_large = 0, False
         self.order = self._hardest_first() if racing else torch.arange(score.samples)
 
@@ -80,12 +90,13 @@ class SampledEvaluator:
     def __call__(self, plans: Plans, floor: float = -float("inf")) -> Scores:
         """Score P candidates, see `evoprune.core.Evaluator`."""
         candidates = check_plans(self.model, plans)
+        plans = self._complete(plans, candidates)
         if self._too_large:
             self._shrink()
         weight_bytes = 4 * sum(masks[0].numel() for masks in plans.values())
         at_once = max(1, self.memory // 4 // max(1, weight_bytes))
         parts = []
-        with evaluating(self.model):
+        with evaluating(self.model), self._arithmetic():
             for first in range(0, candidates, at_once):
                 part = {name: masks[first : first + at_once] for name, masks in plans.items()}
                 parts.append(self._score(part, floor))
@@ -95,6 +106,31 @@ class SampledEvaluator:
             complete=torch.cat([part.complete for part in parts]),
             samples=sum(part.samples for part in parts),
         )
+
+    def _complete(self, plans: Plans, candidates: int) -> Plans:
+        """Plans for exactly the layers that the evaluator was made for; those not named stay as they are."""
+        for name in plans:
+            if name not in self.layers:
+                raise EvopruneError(f"layer {name!r}: the evaluator was made for {', '.join(self.layers)} only")
+        missing = [name for name in self.layers if name not in plans]
+        shapes = {name: weight_of(self.model, name).shape for name in missing}
+        return {**plans, **{n: torch.ones(1, dtype=torch.bool).expand(candidates, *s) for n, s in shapes.items()}}
+
+    def sample_scores(self, plans: Plans, dtype: torch.dtype) -> Tensor:
+        """(P,) scores on the first chunk of samples alone, in another arithmetic; nothing is kept."""
+        before, self.dtype = self.dtype, dtype
+        rows = self.order[: self.chunk]
+        try:
+            with evaluating(self.model), self._arithmetic():
+                weights = candidate_weights(self.model, plans)
+                shared = self._shared(rows)
+                outputs = self._outputs(weights, shared, rows).float()
+            return self.score.values(outputs, self.score.expected[rows].to(self.device)).double().mean(-1).cpu()
+        finally:
+            self.dtype = before
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _score(self, plans: Plans, floor: float) -> Scores:
         weights = candidate_weights(self.model, plans)
@@ -128,16 +164,16 @@ class SampledEvaluator:
         """Sums of values and losses over the samples `rows`, (P,) float64 each."""
         expected = self.score.expected[rows].to(self.device)
         shared = self.cache.get(index, lambda: self._shared(rows))
-        candidates, values, losses, first = len(next(iter(weights.values()))), [], [], 0
+        candidates, blocks, first = len(next(iter(weights.values()))), [], 0
         while first < candidates:
             block = max(1, self.block_numel // len(rows)) if self.together else 1
             part = {key: weight[first : first + block] for key, weight in weights.items()}
-            outputs = self._outputs(part, shared, rows).float()
-            values.append(self.score.values(outputs, expected).sum(-1, dtype=torch.float64))
-            losses.append(self.score.losses(outputs, expected).sum(-1, dtype=torch.float64))
+            blocks.append(self._outputs(part, shared, rows))
             first += block
         self._note_memory(weights, shared)
-        return torch.cat(values), torch.cat(losses)
+        outputs = torch.cat(blocks).float()
+        values, losses = self.score.values(outputs, expected), self.score.losses(outputs, expected)
+        return values.sum(-1, dtype=torch.float64), losses.sum(-1, dtype=torch.float64)
 
     def _shared(self, rows: Tensor) -> Any:
         """What candidates share on these samples; None when memory does not allow to have it for all at once."""
@@ -186,8 +222,3 @@ class SampledEvaluator:
             for outputs, part in self.score.outputs(self.model)
         ]
         return torch.argsort(torch.cat(losses), descending=True, stable=True)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on a GPU or from the CPU's allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -14,6 +14,12 @@ from evoprune.storage import write_json
 
 __all__ = ["Folder"]
 
+OUTPUTS = (
+    "journal.jsonl", "masks.safetensors", "model.safetensors", "model.before-finetune.safetensors", "result.json",
+    "report.html", "figures",
+)  # fmt: skip
+"""What `--overwrite` removes; files of the user beside them stay."""
+
 
 class Folder:
     """A run on disk. Use `create` or `open`; it is locked until the process ends or `close` is called."""
@@ -40,7 +46,7 @@ class Folder:
         """
         folder = cls(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not folder.config.exists():
+            if not folder.config.exists() or not folder.state.is_dir():  # other tools write a config.json, too
                 raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
             if not overwrite:
                 raise EvopruneError(
@@ -51,9 +57,9 @@ class Folder:
             folder.state.mkdir(parents=True, exist_ok=True)
             folder._acquire()
             if overwrite:
-                for entry in path.iterdir():
-                    if entry.name not in ("state", "config.json"):
-                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                for name in OUTPUTS:
+                    entry = path / name
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
                 for entry in folder.state.iterdir():
                     if entry.name != "lock":
                         entry.unlink()
@@ -74,7 +80,7 @@ class Folder:
             raise EvopruneError(f"{path} is not a run folder: it has no config.json; check the path")
         try:
             settings = Settings(**json.loads(folder.config.read_text()))
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise EvopruneError(f"{folder.config} is damaged; start the run again with --overwrite") from error
         if lock:
             folder._acquire()
@@ -101,10 +107,12 @@ class Folder:
             self._lock = (self.state / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             raise EvopruneError(
                 f"another process is working in {self.path}; wait for it or choose another --out"
             ) from None
         except OSError as error:
+            self.close()
             raise EvopruneError(f"cannot lock {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:

@@ -32,6 +32,8 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
 
 SNAPSHOT_SECONDS = 5.0
+PRIORITY_STREAM = 0xFFFF
+"""Place of the guidance's random stream beside those of the generations."""
 LOWEST_SHARE = 0.3
 """How much thinner than the average a layer may become in one stage of the ladder."""
 
@@ -173,7 +175,7 @@ class Runner:
         smallest = LOWEST_SHARE * keep / max(int(start.sum()), 1)
         priority = priorities(
             settings.guidance, self.task.model, space.layers, self.state.now.masks, self.task.samples,
-            smallest, (settings.seed, stage.index, -1 & 0xFFFF),
+            smallest, (settings.seed, stage.index, PRIORITY_STREAM),
         )  # fmt: skip
         return BudgetGA(
             space.sizes,

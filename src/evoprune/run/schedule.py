@@ -12,7 +12,7 @@ from evoprune.run.settings import Settings
 
 __all__ = ["Outcome", "Stage", "next_stage"]
 
-FIRST_STEPS, LATER_STEPS = 0.5, 0.7
+FIRST_STEPS, LATER_STEPS = 0.35, 0.7
 """Share of the weights that a pass of the default ladder keeps: half at first, more where it hurts."""
 LATER = 0.15
 TRIES_AT_FLOOR = 2
@@ -144,4 +144,4 @@ def _next_target(
     density *= FIRST_STEPS if density > LATER else LATER_STEPS
     if settings.sparsity is not None and density < 1.15 * (1 - settings.sparsity):
         return settings.sparsity
-    return min(most, round(1 - density, 8))
+    return min(most, round(1 - density, 12))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evoprune.core import EvopruneError
+from evoprune.training.random_state import OwnRandomState
 
 __all__ = ["Batch", "BatchSource", "LoaderSource", "TensorSource", "as_source", "first_samples"]
 
@@ -96,16 +97,24 @@ class LoaderSource:
         try:
             self.steps = len(loader)  # type: ignore[arg-type]
         except TypeError:
-            self.steps = sum(1 for _ in loader)
+            with OwnRandomState(0).active():
+                self.steps = sum(1 for _ in loader)
         if self.steps == 0:
             raise EvopruneError("the training data gives no batches; pass an iterable of (inputs, targets)")
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        """The loader's own batches; its shuffling follows torch's global random state, seeded from `rng`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        """The loader's own batches; what it draws from the global random states, or its own, follows `rng`."""
+        sampler = getattr(self.loader, "sampler", None)
+        own = {getattr(part, "generator", None) for part in (self.loader, sampler)}
+        generators = [generator for generator in own if isinstance(generator, torch.Generator)]
+        state = OwnRandomState(int(torch.randint(2**62, (), generator=rng)), generators)
+        with state.active():
             batches = iter(self.loader)
-        for batch in batches:
+        while True:
+            with state.active():  # loaders draw when they start, and with every batch
+                batch = next(batches, None)
+            if batch is None:
+                return
             try:
                 inputs, targets = batch
             except (TypeError, ValueError) as error:

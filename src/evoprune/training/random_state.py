@@ -1,0 +1,55 @@
+"""Random numbers of someone else's data loader: seeded by us, without a trace in the global random state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["OwnRandomState"]
+
+
+class OwnRandomState:
+    """Random states of its own for torch (on the CPU), numpy and Python.
+
+    Inside `with state.active():` they are the global ones; afterwards the global ones are as before, and the
+    next `with` goes on where the last one stopped.
+
+    Args:
+        seed: where they start.
+        generators: further generators, such as a data loader's own, that are seeded and put back likewise.
+    """
+
+    def __init__(self, seed: int, generators: Sequence[torch.Generator] = ()) -> None:
+        self.generators = [torch.default_generator, *generators]
+        found = self._get()
+        for generator in self.generators:
+            generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        self.state = self._get()
+        self._set(found)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The global random states are these."""
+        found = self._get()
+        self._set(self.state)
+        try:
+            yield
+        finally:
+            self.state = self._get()
+            self._set(found)
+
+    def _get(self) -> tuple[Any, ...]:
+        return [g.get_state() for g in self.generators], np.random.get_state(), random.getstate()  # noqa: NPY002
+
+    def _set(self, state: tuple[Any, ...]) -> None:
+        for generator, value in zip(self.generators, state[0], strict=True):
+            generator.set_state(value)
+        np.random.set_state(state[1])  # noqa: NPY002
+        random.setstate(state[2])

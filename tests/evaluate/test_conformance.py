@@ -1,0 +1,192 @@
+"""Every way of scoring gives the reference's scores, and leaves the model as it was."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, prunable_layers
+from evoprune.evaluate import WAYS, ReferenceEvaluator, SampledEvaluator, make_evaluator
+from evoprune.evaluate.runners import GraphRunner, OneByOne
+from evoprune.scoring import Accuracy, DataScore, Fidelity, NegativeLoss
+
+from .conftest import make_case
+
+METHODS = [c for r in range(4) for c in itertools.combinations(("prefix", "batched", "racing"), r)] + [WAYS]
+
+
+def random_plans(model: nn.Module, names: list[str], candidates: int = 5, keep: float = 0.7) -> dict[str, Tensor]:
+    """Random masks; the first candidate is dense."""
+    rng = torch.Generator().manual_seed(7)
+    shapes = {layer.name: layer.shape for layer in prunable_layers(model)}
+    plans = {name: torch.rand(candidates, *shapes[name], generator=rng) < keep for name in names}
+    for masks in plans.values():
+        masks[0] = True
+    return plans
+
+
+@pytest.mark.parametrize("methods", METHODS, ids="+".join)
+@pytest.mark.parametrize("score_class", [Accuracy, NegativeLoss, Fidelity])
+def test_scores_are_the_references(
+    case: tuple[nn.Module, Tensor, Tensor], score_class: type[DataScore], methods: tuple[str, ...]
+) -> None:
+    model, inputs, targets = case
+    names = [layer.name for layer in prunable_layers(model)]
+    score = score_class(inputs, targets)
+    score.bind(model)
+    reference = ReferenceEvaluator(model, score)
+    for layers in ([names[0]], [names[-1]], names):
+        plans = random_plans(model, layers)
+        wanted = reference(plans)
+        evaluator = make_evaluator(model, score, layers, methods=methods)
+        for _ in range(2):  # the second time from kept values
+            found = evaluator(plans)
+            if score_class is Accuracy:
+                assert torch.equal(found.score, wanted.score)
+            torch.testing.assert_close(found.score, wanted.score, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-4, atol=1e-5)
+            assert found.complete.all()
+            assert found.samples == 5 * 150
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual", "attention", "parallel"])
+def test_real_models_are_split(name: str) -> None:
+    model, inputs, targets = make_case(name)
+    for layer in prunable_layers(model):
+        evaluator = make_evaluator(model, Accuracy(inputs, targets), [layer.name])
+        assert isinstance(evaluator, SampledEvaluator)
+        assert isinstance(evaluator.runner, GraphRunner)
+
+
+@settings(max_examples=25, deadline=None)
+@given(floor=st.floats(0.0, 1.0), seed=st.integers(0, 99), score_class=st.sampled_from([Accuracy, NegativeLoss]))
+def test_racing_never_changes_who_reaches_the_floor(floor: float, seed: int, score_class: type[DataScore]) -> None:
+    model, inputs, targets = make_case("lenet", 300)
+    score = score_class(inputs, targets)
+    rng = torch.Generator().manual_seed(seed)
+    plans = {"0": torch.rand(8, 4, 1, 3, 3, generator=rng) < 0.8, "9": torch.rand(8, 4, 16, generator=rng) < 0.8}
+    full = make_evaluator(model, score, list(plans), methods=("prefix", "batched"))(plans)
+    if score_class is NegativeLoss:
+        floor = -3 * floor
+    raced = make_evaluator(model, score, list(plans))(plans, floor)
+    close = dict(rtol=1e-6, atol=0.0 if score_class is Accuracy else 1e-6)
+    torch.testing.assert_close(raced.score[raced.complete], full.score[raced.complete], **close)
+    assert (raced.score >= full.score - 1e-6).all()
+    assert (raced.score[~raced.complete] < floor).all()
+    assert raced.complete[full.score >= floor + 1e-6].all()
+
+
+def test_racing_stops_early_and_counts_it() -> None:
+    model, inputs, targets = make_case("lenet", 1000)
+    plans = {"9": torch.zeros(6, 4, 16, dtype=torch.bool)}
+    plans["9"][0] = True
+    scores = make_evaluator(model, Accuracy(inputs, targets), ["9"])(plans, floor=0.9)
+    assert scores.complete.tolist() == [True] + [False] * 5
+    assert 1000 < scores.samples < 3000
+
+
+def test_everything_stops_below_an_unreachable_floor() -> None:
+    model, inputs, targets = make_case("lenet")
+    scores = make_evaluator(model, Accuracy(inputs, targets), ["9"])({"9": torch.ones(2, 4, 16, dtype=torch.bool)}, 2.0)
+    assert not scores.complete.any()
+    assert (scores.score < 2).all()
+
+
+@pytest.mark.parametrize("methods", [(), ("prefix", "batched", "racing"), ("racing",)])
+def test_the_model_is_left_as_found(case: tuple[nn.Module, Tensor, Tensor], methods: tuple[str, ...]) -> None:
+    model, inputs, targets = case
+    list(model.modules())[-1].eval()
+    before = copy.deepcopy(model.state_dict())
+    modes, random = [m.training for m in model.modules()], torch.random.get_rng_state()
+    kept_inputs = inputs.clone()
+    names = [layer.name for layer in prunable_layers(model)]
+    make_evaluator(model, Accuracy(inputs, targets), names, methods=methods)(random_plans(model, names))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert torch.equal(inputs, kept_inputs)
+    assert not any(m._forward_hooks for m in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_a_model_that_mixes_samples_is_not_batched(caplog: pytest.LogCaptureFixture) -> None:
+    from .conftest import BatchStatistics
+
+    model, inputs = BatchStatistics(), torch.randn(40, 8)
+    evaluator = make_evaluator(model, Accuracy(inputs, torch.zeros(40).long()), ["a"])
+    assert isinstance(evaluator, SampledEvaluator)
+    assert isinstance(evaluator.runner, OneByOne)
+    assert [record.name for record in caplog.records] == ["evoprune"]
+    assert "mix" in caplog.text
+
+
+def test_an_untraceable_model_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, inputs, targets = make_case("branching")
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["a"])
+    for _ in range(3):
+        evaluator(random_plans(model, ["a"]))
+    assert len(caplog.records) == 1
+    assert "one by one" in caplog.text
+
+
+def test_a_user_function_is_called_on_each_masked_model() -> None:
+    model, _, _ = make_case("lenet")
+    plans = random_plans(model, ["9"])
+    evaluator = make_evaluator(model, lambda m: float((m[9].weight != 0).sum()), ["9"])
+    scores = evaluator(plans, floor=1e9)
+    assert scores.score.tolist() == plans["9"].flatten(1).sum(1).tolist()
+    assert scores.loss is None
+    assert evaluator.samples == 1
+    assert scores.samples == 5
+
+
+def test_weights_come_back_when_a_score_raises() -> None:
+    model, _, _ = make_case("lenet")
+    before = copy.deepcopy(model.state_dict())
+
+    def broken(_: nn.Module) -> float:
+        raise KeyError("no such thing")
+
+    with pytest.raises(EvopruneError, match="broken raised KeyError") as caught:
+        make_evaluator(model, broken, ["9"])(random_plans(model, ["9"]))
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("plans", "message"),
+    [
+        ({}, "plans is empty"),
+        ({"9": torch.ones(2, 4, 15, dtype=torch.bool)}, "masks of '9'"),
+        ({"9": torch.ones(2, 4, 16)}, "torch.bool"),
+        ({"nine": torch.ones(2, 4, 16, dtype=torch.bool)}, "no layer 'nine'"),
+    ],
+)
+@pytest.mark.parametrize("methods", [(), ("batched",)])
+def test_plans_that_do_not_fit(plans: dict[str, Tensor], message: str, methods: tuple[str, ...]) -> None:
+    model, inputs, targets = make_case("lenet")
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"], methods=methods)
+    with pytest.raises(EvopruneError, match=message):
+        evaluator(plans)
+
+
+def test_plans_must_name_the_layers_the_evaluator_was_made_for() -> None:
+    model, inputs, targets = make_case("lenet")
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"])
+    with pytest.raises(EvopruneError, match="made for"):
+        evaluator({"7": torch.ones(2, 16, 24, dtype=torch.bool)})
+
+
+def test_settings_are_checked() -> None:
+    model, inputs, targets = make_case("lenet")
+    score = Accuracy(inputs, targets)
+    with pytest.raises(EvopruneError, match="unknown scoring method 'fast'"):
+        make_evaluator(model, score, ["9"], methods=["fast"])
+    with pytest.raises(EvopruneError, match="batch_memory_mb"):
+        make_evaluator(model, score, ["9"], batch_memory_mb=0)
+    with pytest.raises(EvopruneError, match="class 3"):
+        make_evaluator(nn.Linear(8, 3), Accuracy(torch.randn(4, 8), torch.tensor([0, 1, 2, 3])), [""])

@@ -1,0 +1,105 @@
+"""Scoring stays within its memory, and goes on when an allocation fails."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evoprune.core import EvopruneError
+from evoprune.evaluate import ReferenceEvaluator, SampledEvaluator, make_evaluator
+from evoprune.evaluate.cache import SharedCache
+from evoprune.scoring import Accuracy
+
+from .conftest import make_case
+
+
+def evaluator_and_plans(memory_mb: int = 64) -> tuple[SampledEvaluator, dict[str, Tensor], Tensor]:
+    model, inputs, targets = make_case("lenet", 200)
+    score = Accuracy(inputs, targets)
+    plans = {"3": torch.rand(7, 6, 4, 3, 3, generator=torch.Generator().manual_seed(1)) < 0.8}
+    evaluator = make_evaluator(model, score, ["3"], batch_memory_mb=memory_mb)
+    assert isinstance(evaluator, SampledEvaluator)
+    return evaluator, plans, ReferenceEvaluator(model, score)(plans).score
+
+
+class Scarce:
+    """A runner that cannot run more than so many candidates times samples at once."""
+
+    def __init__(self, runner: Any, limit: int) -> None:
+        self.runner, self.limit, self.failures = runner, limit, 0
+
+    def shared(self, inputs: Tensor) -> Any:
+        return [len(inputs), self.runner.shared(inputs)]
+
+    def outputs(self, weights: dict[int, Tensor], shared: Any) -> Tensor:
+        if len(next(iter(weights.values()))) * shared[0] > self.limit:
+            self.failures += 1
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return self.runner.outputs(weights, shared[1])
+
+
+@pytest.mark.parametrize("limit", [150, 64, 10, 1])
+def test_a_failed_allocation_halves_the_batch_and_goes_on(limit: int) -> None:
+    evaluator, plans, wanted = evaluator_and_plans()
+    evaluator.runner = scarce = Scarce(evaluator.runner, limit)
+    for _ in range(8):
+        scarce.failures = 0
+        assert torch.equal(evaluator(plans).score, wanted)
+    assert scarce.failures == 0  # it has learned what fits
+    assert evaluator.chunk <= max(64, limit)
+
+
+def test_too_little_memory_for_anything_is_an_error() -> None:
+    evaluator, plans, _ = evaluator_and_plans()
+    evaluator.runner = Scarce(evaluator.runner, 0)
+    with pytest.raises(EvopruneError, match="not enough memory"):
+        evaluator(plans)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
+    evaluator, plans, _ = evaluator_and_plans()
+    evaluator.runner.outputs = lambda *_: (_ for _ in ()).throw(RuntimeError("shape mismatch"))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        evaluator(plans)
+
+
+def test_kept_values_stay_within_the_limit_and_are_computed_once() -> None:
+    calls = []
+
+    def compute(size: int) -> list[Tensor]:
+        calls.append(size)
+        return [torch.zeros(size, dtype=torch.uint8)]
+
+    cache = SharedCache(100)
+    for _ in range(3):
+        assert cache.get(0, lambda: compute(60))[0].numel() == 60
+        assert cache.get(1, lambda: compute(50))[0].numel() == 50
+    assert calls == [60, 50, 50, 50]
+    assert cache.bytes == 60
+
+
+def test_the_prefix_runs_once_for_all_generations(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator, plans, _ = evaluator_and_plans()
+    calls = []
+    shared = evaluator.runner.shared
+    monkeypatch.setattr(evaluator.runner, "shared", lambda inputs: calls.append(len(inputs)) or shared(inputs))
+    for _ in range(3):
+        evaluator(plans)
+    assert sum(calls) == 200
+    assert 0 < evaluator.cache.bytes <= evaluator.peak_bytes <= 64 << 20
+
+
+def test_a_small_memory_gives_the_same_scores() -> None:
+    evaluator, plans, wanted = evaluator_and_plans(memory_mb=1)
+    assert torch.equal(evaluator(plans).score, wanted)
+    assert evaluator.cache.bytes <= 1 << 19
+
+
+def test_results_do_not_depend_on_what_was_scored_before() -> None:
+    evaluator, plans, _ = evaluator_and_plans()
+    first = evaluator(plans, 0.5)
+    evaluator({"3": ~plans["3"]})
+    again = evaluator(plans, 0.5)
+    assert torch.equal(first.score, again.score)
+    assert torch.equal(first.loss, again.loss)

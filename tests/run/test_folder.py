@@ -1,0 +1,251 @@
+"""Run folders, journals and snapshots on disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from evoprune.core import EvopruneError
+from evoprune.run import Folder, make_settings
+from evoprune.run.journal import Journal
+from evoprune.run.schedule import Outcome, Stage
+from evoprune.run.state import Kept, RunState, load_state, save_state
+from evoprune.search import Population
+
+SETTINGS = make_settings(model="m", sparsity=0.5, seed=3)
+
+
+def made(path: Path) -> Path:
+    Folder.create(path, SETTINGS).close()
+    return path
+
+
+def test_a_folder_is_made_with_its_settings(tmp_path: Path) -> None:
+    path = made(tmp_path / "a" / "run")
+    folder, found = Folder.open(path)
+    folder.close()
+    assert found == SETTINGS
+    assert json.loads((path / "config.json").read_text())["seed"] == 3
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    made(tmp_path)
+
+
+def test_a_second_run_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    path = made(tmp_path / "run")
+    (path / "journal.jsonl").write_text("events\n")
+    with pytest.raises(EvopruneError, match=r"already holds a run.*evoprune resume.*--overwrite.*--out"):
+        Folder.create(path, SETTINGS.model_copy(update={"seed": 4}))
+    assert json.loads((path / "config.json").read_text())["seed"] == 3
+    assert (path / "journal.jsonl").read_text() == "events\n"
+
+
+def test_overwrite_starts_over_and_spares_the_users_files(tmp_path: Path) -> None:
+    path = made(tmp_path / "run")
+    for name in ("journal.jsonl", "masks.safetensors", "model.safetensors", "result.json", "report.html"):
+        (path / name).write_text("old")
+    (path / "figures").mkdir()
+    (path / "figures" / "a.png").write_text("old")
+    (path / "state" / "snapshot.safetensors").write_text("old")
+    (path / "notes.txt").write_text("mine")
+    Folder.create(path, SETTINGS.model_copy(update={"seed": 4}), overwrite=True).close()
+    left = {str(entry.relative_to(path)) for entry in path.rglob("*")}
+    assert left == {"config.json", "state", "state/lock", "notes.txt"}
+    assert json.loads((path / "config.json").read_text())["seed"] == 4
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["holiday.jpg", "config.json"])
+def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, name: str, overwrite: bool) -> None:
+    """Also not one with a config.json and a model.safetensors, as downloaded models have them."""
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "model.safetensors").write_text("precious")
+    with pytest.raises(EvopruneError, match="not a run folder"):
+        Folder.create(tmp_path, SETTINGS, overwrite)
+    assert (tmp_path / "model.safetensors").read_text() == "precious"
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(EvopruneError) as error:
+            Folder.create(path, SETTINGS)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("again", ["create", "open"])
+def test_two_at_once_are_refused_until_the_first_is_closed(tmp_path: Path, again: str) -> None:
+    folder = Folder.create(tmp_path / "run", SETTINGS)
+
+    def second() -> Folder:
+        if again == "create":
+            return Folder.create(tmp_path / "run", SETTINGS, overwrite=True)
+        return Folder.open(tmp_path / "run")[0]
+
+    (tmp_path / "run" / "journal.jsonl").write_text("events\n")
+    with pytest.raises(EvopruneError, match="another process is working"):
+        second()
+    assert (tmp_path / "run" / "journal.jsonl").read_text() == "events\n"
+    Folder.open(tmp_path / "run", lock=False)
+    folder.close()
+    second().close()
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"model": 3}', '{"model": "m", "unknown": 1}', "\xff"])
+def test_a_damaged_or_missing_config_is_one_line(tmp_path: Path, content: str | None) -> None:
+    path = made(tmp_path / "run")
+    (path / "config.json").unlink()
+    if content is not None:
+        (path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(EvopruneError, match="not a run folder|damaged") as error:
+        Folder.open(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_result_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None:
+    folder = Folder.create(tmp_path / "run", SETTINGS)
+    with pytest.raises(EvopruneError, match="no result yet.*evoprune resume"):
+        folder.read_result()
+    folder.result.write_text('{"a": ')
+    with pytest.raises(EvopruneError, match="damaged"):
+        folder.read_result()
+    folder.result.write_text('{"a": 1}')
+    assert folder.read_result() == {"a": 1}
+    folder.close()
+
+
+def test_a_journal_is_lines_of_json_and_knows_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for number in range(3):
+        journal.append({"event": "x", "number": number, "score": float("inf") if number == 1 else 0.5})
+        assert journal.bytes == path.stat().st_size
+    journal.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["number"] for row in rows] == [0, 1, 2]
+    assert [row["score"] for row in rows] == [0.5, None, 0.5]
+
+
+def test_a_journal_goes_on_after_what_the_snapshot_knew(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"n": 0}\n{"n": 1}\n{"n": 2, "half a li')
+    journal = Journal(path, keep_bytes=9)
+    journal.append({"n": 7})
+    journal.close()
+    assert path.read_text() == '{"n": 0}\n{"n": 7}\n'
+
+
+def test_a_journal_that_lost_events_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for content in (None, '{"n": 0}\n'):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(EvopruneError, match="lost events"):
+            Journal(path, keep_bytes=100)
+    assert path.read_text() == '{"n": 0}\n'
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EvopruneError, match="cannot write the journal"):
+        Journal(tmp_path / "folder")
+    journal = Journal(tmp_path / "journal.jsonl")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EvopruneError, match="No space left on device.*evoprune resume"):
+        journal.append({"n": 0})
+    journal.close()
+
+
+def test_no_journal_keeps_nothing() -> None:
+    journal = Journal(None)
+    journal.append({"n": 0})
+    assert journal.bytes == 0
+    journal.close()
+
+
+def state() -> RunState:
+    """A run in the middle of things, with shapes that do not fill a byte."""
+    rng = torch.Generator().manual_seed(0)
+
+    def kept() -> Kept:
+        masks = {"a": torch.rand(3, 5, generator=rng) < 0.5, "b.c": torch.rand(2, 1, 3, generator=rng) < 0.5}
+        values = {name: torch.randn(mask.shape, generator=rng) for name, mask in masks.items()}
+        model = {"a.weight": values["a"] * masks["a"], "count": torch.tensor(7), "none": torch.zeros(0)}
+        return Kept(model, masks, values)
+
+    genomes = torch.rand(4, 21, generator=rng) < 0.5
+    traits = {"score": torch.rand(4, generator=rng).double(), "log_share": torch.randn(4, 2, generator=rng)}
+    return RunState(
+        now=kept(), accepted=kept(),
+        history=[Outcome(0.5, 0.501, 0.93, True, False), Outcome(0.75, 0.75, 0.1 + 0.2, False, True)],
+        stage=Stage(2, "all layers", ("a", "b.c"), 2, 0.7, 2, 10, True), phase="search", step=4,
+        dense_val_score=0.9876543210123, evaluations=120, samples_scored=9999, generations=8, search_seconds=1.5,
+        finetune_seconds=2.5, finetune_epochs=6, seconds=4.25, journal_bytes=123,
+        population=Population(genomes, torch.randn(4, 2, generator=rng).double(), traits),
+        optimizer={"0/step": torch.tensor(3.0), "0/exp_avg": torch.randn(3, 5, generator=rng)},
+        warm={"a": torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)},
+    )  # fmt: skip
+
+
+def plain(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (Kept, RunState, Population)):
+        return {key: plain(part) for key, part in vars(value).items()}
+    return value
+
+
+@pytest.mark.parametrize("middle", [True, False])
+def test_a_snapshot_is_the_state_bit_for_bit(tmp_path: Path, middle: bool) -> None:
+    before = state()
+    if not middle:
+        before.stage, before.population, before.optimizer, before.warm, before.history = None, None, {}, {}, []
+    save_state(before, tmp_path / "snapshot.safetensors")
+    assert plain(load_state(tmp_path / "snapshot.safetensors")) == plain(before)
+
+
+def test_a_snapshot_packs_genomes(tmp_path: Path) -> None:
+    before = state()
+    before.population = Population(torch.ones(10, 80_000, dtype=torch.bool), torch.zeros(10, 1).double())
+    save_state(before, tmp_path / "snapshot.safetensors")
+    assert (tmp_path / "snapshot.safetensors").stat().st_size < 110_000
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no state", "other fields", "lost tensor"])
+def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = tmp_path / "snapshot.safetensors"
+    save_state(state(), path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if damage == "missing":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "no state":
+        save_file(tensors, path)
+    elif damage == "other fields":
+        save_file(tensors, path, {"state": json.dumps(json.loads(metadata["state"]) | {"unknown": 1})})
+    else:
+        del tensors["population/genomes"]
+        save_file(tensors, path, metadata)
+    with pytest.raises(EvopruneError, match="cannot go on from") as error:
+        load_state(path)
+    assert "\n" not in str(error.value)

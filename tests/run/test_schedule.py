@@ -1,0 +1,168 @@
+"""The schedule as a pure function, played against made-up models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evoprune.core import Layer
+from evoprune.run import make_settings
+from evoprune.run.schedule import Outcome, Stage, next_stage
+
+LAYERS = [Layer("a", "Linear", (40, 50)), Layer("b", "Linear", (10, 40))]
+TOO_MANY = 200
+
+
+def play(
+    holds: Callable[[float], bool] = lambda target: True,
+    *,
+    layers: list[Layer] = LAYERS,
+    trainable: bool = True,
+    time_for: int = TOO_MANY,
+    **options: Any,
+) -> tuple[list[Stage], list[Outcome]]:
+    """Stages until the end: a target is kept when `holds` says so; after `time_for` stages the time is up."""
+    chosen = make_settings(model="m", **options)
+    stages: list[Stage] = []
+    history: list[Outcome] = []
+    while True:
+        arguments = (chosen, layers, tuple(history), trainable, len(stages) >= time_for)
+        stage = next_stage(*arguments)
+        assert stage == next_stage(*arguments)
+        if stage is None:
+            return stages, history
+        stages.append(stage)
+        assert len(stages) < TOO_MANY, [s.target for s in stages]
+        held = chosen.preset == "original" or not stage.layers or holds(stage.target)
+        spent = stage.final_epochs > 0 and not (stage.only_below_floor and held)
+        history.append(Outcome(stage.target, stage.target, 1.0, held, spent))
+
+
+def targets(stages: list[Stage]) -> list[float]:
+    return [stage.target for stage in stages if stage.layers]
+
+
+def test_the_original_goes_layer_after_layer_and_tunes_after_each_pass() -> None:
+    stages, _ = play(preset="original", passes=[0.6, 1.0])
+    assert [stage.layers for stage in stages] == [("a",), ("b",), (), ("a",), ("b",), ()]
+    assert [stage.target for stage in stages] == [0.6, 0.6, 0.6, 1.0, 1.0, 1.0]
+    assert [stage.round for stage in stages] == [0, 0, 0, 1, 1, 1]
+    assert [(stage.epochs, stage.final_epochs) for stage in stages] == [(3, 0), (3, 0), (0, 10)] * 2
+    assert [stage.index for stage in stages] == list(range(6))
+
+
+def test_the_original_without_data_only_searches() -> None:
+    stages, _ = play(preset="original", trainable=False)
+    assert [(stage.layers, stage.epochs, stage.final_epochs) for stage in stages] == [(("a",), 0, 0), (("b",), 0, 0)]
+
+
+@pytest.mark.parametrize("time_for", range(8))
+def test_the_original_out_of_time_tunes_once_and_ends(time_for: int) -> None:
+    stages, history = play(preset="original", passes=[0.6, 1.0], time_for=time_for)
+    assert len(stages) <= time_for + 1
+    if time_for == 0:
+        assert stages == []
+    else:
+        assert stages[-1].layers == ()
+        assert history[-1].polished
+        assert [stage.index for stage in stages] == list(range(len(stages)))
+
+
+def test_the_ladder_rises_to_exactly_the_sparsity_asked_for() -> None:
+    for sparsity in (0.1, 0.5, 0.51, 0.9, 0.965, 0.99):
+        stages, history = play(sparsity=sparsity)
+        assert targets(stages)[-1] == sparsity
+        assert targets(stages) == sorted(set(targets(stages)))
+        assert all(stage.layers == ("a", "b") for stage in stages)
+        assert not stages[-1].only_below_floor
+        assert all(stage.only_below_floor for stage in stages[:-1])
+        assert history[-1].polished
+
+
+def test_a_floor_that_fails_is_tried_between_and_ends() -> None:
+    stages, history = play(lambda target: target <= 0.9, max_drop=0.5)
+    accepted = [outcome.target for outcome in history if outcome.accepted]
+    failed = [outcome.target for outcome in history if not outcome.accepted]
+    assert failed
+    assert max(accepted) <= 0.9 < min(failed)
+    first_failure = history.index(next(outcome for outcome in history if not outcome.accepted))
+    for outcome in history[first_failure + 1 : len(targets(stages))]:
+        assert history[first_failure - 1].target < outcome.target < history[first_failure].target
+    assert stages[-1].layers == ()
+    assert stages[-1].final_epochs == 10
+    assert stages[-1].target == accepted[-1] == max(accepted)
+    assert sum(stage.layers == () for stage in stages) == 1
+
+
+@given(st.floats(0, 1), st.sampled_from([None, 0.3, 0.8, 0.97, 0.9999]), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_the_ladder_always_ends_near_what_the_model_can_bear(
+    limit: float, sparsity: float | None, trainable: bool
+) -> None:
+    stages, history = play(lambda target: target <= limit, trainable=trainable, max_drop=1.0, sparsity=sparsity)
+    accepted = [outcome.target for outcome in history if outcome.accepted]
+    assert all(outcome.target <= limit for outcome in history if outcome.accepted and stages)
+    assert all(0 <= stage.target <= 1 for stage in stages)
+    assert len(targets(stages)) == len(set(targets(stages)))
+    if trainable and accepted:
+        assert history[-1].polished or any(o.polished and o.target == accepted[-1] for o in history)
+    if not trainable:
+        assert all(stage.layers and not stage.epochs + stage.final_epochs for stage in stages)
+
+
+def test_a_score_that_only_fails_once_does_not_hold_the_run_forever() -> None:
+    """The first target that fails does so by bad luck, all later ones hold."""
+    failures = iter([False, False, True])
+    stages, history = play(lambda target: not next(failures, False), max_drop=1.0)
+    assert [outcome.accepted for outcome in history].count(False) == 1
+    assert len(stages) < 12
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4), (100, 40), (3000, 2000), (60_000, 20_000)])
+def test_a_model_that_bears_anything_ends_at_one_weight_a_layer(shape: tuple[int, int]) -> None:
+    layers = [Layer("a", "Linear", shape)]
+    stages, _ = play(max_drop=1.0, layers=layers, trainable=False)
+    found = targets(stages)
+    assert found == sorted(set(found))
+    assert round((1 - found[-1]) * layers[0].size) == 1
+
+
+def test_passes_are_taken_as_given_and_end_where_the_floor_fails() -> None:
+    stages, _ = play(passes=[0.3, 0.7, 0.9])
+    assert targets(stages) == [0.3, 0.7, 0.9]
+    assert [stage.only_below_floor for stage in stages] == [True, True, False]
+    stages, history = play(lambda target: target < 0.8, passes=[0.3, 0.7, 0.9], floor=0.1)
+    assert targets(stages) == [0.3, 0.7, 0.9]
+    assert stages[-1].layers == ()
+    assert stages[-1].target == 0.7
+    assert history[-1].polished
+
+
+@pytest.mark.parametrize("time_for", [0, 1, 2, 3])
+def test_the_ladder_out_of_time_ends_tuned(time_for: int) -> None:
+    stages, history = play(max_drop=1.0, time_for=time_for)
+    assert len(targets(stages)) == max(1, time_for)
+    assert history[-1].polished
+    assert len(stages) == max(1, time_for) + 1
+
+
+def test_out_of_time_after_nothing_held_ends_with_the_dense_model() -> None:
+    stages, history = play(lambda target: False, max_drop=1.0, time_for=1)
+    assert len(stages) == 1
+    assert not history[0].accepted
+
+
+def test_without_epochs_nothing_is_tuned() -> None:
+    for options in ({"sparsity": 0.9}, {"preset": "original"}):
+        stages, _ = play(finetune_epochs=0, final_epochs=0, **options)
+        assert all(stage.layers and stage.epochs == stage.final_epochs == 0 for stage in stages)
+
+
+def test_one_layer_alone() -> None:
+    stages, _ = play(sparsity=0.9, layers=LAYERS[:1])
+    assert {stage.layers for stage in stages} == {("a",)}
+    assert all(stage.name.startswith("a to ") for stage in stages)

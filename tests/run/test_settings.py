@@ -1,0 +1,99 @@
+"""Settings: presets, ranges, contradictions; every mistake is one line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evoprune.core import EvopruneError
+from evoprune.run import Settings, make_settings, parse_duration
+
+
+def test_the_default_keeps_a_drop_unless_another_goal_is_given() -> None:
+    assert make_settings(model="m").max_drop == 0.75
+    for goal in ({"floor": 0.5}, {"sparsity": 0.9}, {"passes": [0.5]}):
+        assert make_settings(model="m", **goal).max_drop is None
+    assert make_settings(model="m", sparsity=0.9).floor is None
+
+
+def test_the_original_is_the_reference_in_figures() -> None:
+    """SEED.md: all layers of LeNet-5."""
+    found = make_settings(model="m", preset="original")
+    assert (found.population, found.generations, found.crossover_rate, found.mutation_rate) == (10, 25, 1.0, 0.1)
+    assert (found.initial_sparsity, found.alpha, found.floor, found.passes) == (0.1, 0.8, 0.6, [1.0])
+    assert (found.finetune_epochs, found.final_epochs, found.batch_size) == (3, 10, 32)
+    assert (found.optimizer, found.learning_rate, found.final_schedule, found.distill) == ("adam", 1e-3, "constant", 0)
+
+
+def test_the_original_for_one_layer() -> None:
+    found = make_settings(model="m", preset="original", layers=["a"])
+    assert (found.generations, found.mutation_rate) == (20, 0.05)
+    two = make_settings(model="m", preset="original", layers=["a", "b"])
+    assert (two.generations, two.mutation_rate) == (25, 0.1)
+
+
+def test_what_is_given_wins_and_none_is_not_given() -> None:
+    found = make_settings(model="m", preset="original", population=4, floor=0.3, passes=[0.5, 1.0], generations=None)
+    assert (found.population, found.floor, found.passes, found.generations) == (4, 0.3, [0.5, 1.0], 25)
+    dropped = make_settings(model="m", preset="original", max_drop=1.0)
+    assert (dropped.max_drop, dropped.floor) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("population", 1), ("generations", 0), ("crossover_rate", 1.1), ("crossover_rate", -0.1), ("mutation_rate", 2),
+     ("initial_sparsity", 1.0), ("alpha", -1), ("sparsity", 0.0), ("sparsity", 1.0), ("sparsity", float("nan")),
+     ("floor", float("nan")), ("floor", float("inf")), ("floor", "high"), ("max_drop", -1), ("max_drop", float("nan")),
+     ("passes", []), ("passes", [0.9, 0.5]), ("passes", [0.0]), ("passes", [1.1]), ("passes", [float("nan")]),
+     ("finetune_epochs", -1), ("learning_rate", 0), ("learning_rate", float("inf")), ("batch_size", 0),
+     ("distill", 1.5), ("time_limit_seconds", 0), ("memory_mb", 1), ("seed", -1), ("seed", 1.5), ("device", "tpu"),
+     ("workers", 0), ("threads", 0), ("preset", "best"), ("space", "channels?"), ("algorithm", "annealing"),
+     ("guidance", "oracle"), ("nonsense", 1), ("weight_decay", -1), ("optimizer", "lion")],
+)  # fmt: skip
+def test_out_of_range_is_one_line_that_names_the_option(field: str, value: Any) -> None:
+    with pytest.raises(EvopruneError) as error:
+        make_settings(model="m", **{field: value})
+    assert "\n" not in str(error.value)
+    assert "--" + field.replace("_", "-") in str(error.value)
+    assert isinstance(value, list) or repr(value) in str(error.value)
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(EvopruneError, match="--floor and --max-drop"):
+        make_settings(model="m", floor=0.5, max_drop=1.0)
+    with pytest.raises(EvopruneError, match="--guidance .* --preset original"):
+        make_settings(model="m", preset="original", guidance="magnitude")
+
+
+def test_settings_survive_json_and_cannot_be_changed() -> None:
+    found = make_settings(model="m", preset="original", layers=["a"], seed=5, time_limit_seconds=3.5)
+    assert Settings(**json.loads(json.dumps(found.model_dump(), allow_nan=False))) == found
+    with pytest.raises(ValueError, match="frozen"):
+        found.seed = 6  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), (" 2 m ", 120), ("0.5", 0.5), ("100000h", 3.6e8)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "0.0m", "-1", "ten", "10d", "m", "1h30m", "nan", "inf", "1e3", "5,5"])
+def test_what_is_no_duration_is_one_line(text: str) -> None:
+    with pytest.raises(EvopruneError, match=r"--time-limit .*such as 90s, 10m or 1\.5h"):
+        parse_duration(text)
+
+
+@given(st.text(max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_a_positive_duration_or_an_error(text: str) -> None:
+    try:
+        assert parse_duration(text) > 0
+    except EvopruneError:
+        pass

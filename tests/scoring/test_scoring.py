@@ -1,0 +1,134 @@
+"""Scores: what they are, and what they say about data and functions that cannot be used."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from evoprune import scoring
+from evoprune.core import EvopruneError
+from evoprune.scoring import Accuracy, CallableScore, Fidelity, NegativeLoss, as_score
+
+
+def data(samples: int = 600) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    return model, torch.randn(samples, 5), torch.randint(0, 3, (samples,))
+
+
+def test_values_are_torchs() -> None:
+    model, inputs, targets = data()
+    with torch.no_grad():
+        outputs = model.eval()(inputs)
+    model.train()
+    assert Accuracy(inputs, targets)(model) == (outputs.argmax(1) == targets).double().mean()
+    assert NegativeLoss(inputs, targets)(model) == pytest.approx(-F.cross_entropy(outputs, targets).item(), rel=1e-6)
+    assert all(module.training for module in model.modules())
+
+
+def test_fidelity_is_relative_to_the_first_model() -> None:
+    model, inputs, targets = data()
+    score = Fidelity(inputs, targets)
+    with pytest.raises(EvopruneError, match="bind"):
+        _ = score.expected
+    assert score(model) == 0
+    with torch.no_grad():
+        model[3].bias += 2
+    assert score(model) == pytest.approx(-12, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [scoring.accuracy, scoring.loss, scoring.fidelity])
+def test_a_loader_gives_the_same_as_its_tensors_and_no_random_numbers_are_used(make: object) -> None:
+    model, inputs, targets = data()
+    state = torch.random.get_rng_state()
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=64, shuffle=True)
+    from_loader, from_tensors = make(loader), make((inputs, targets))  # type: ignore[operator]
+    assert from_loader.samples == 600
+    assert from_loader(model) == pytest.approx(from_tensors(model), abs=1e-7)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 5))
+def test_candidates_may_come_in_leading_dimensions(candidates: int, batch: int, classes: int) -> None:
+    outputs, targets = torch.randn(candidates, batch, classes), torch.randint(0, classes, (batch,))
+    for score in (Accuracy(torch.zeros(batch, 1), targets), NegativeLoss(torch.zeros(batch, 1), targets)):
+        for method in (score.values, score.losses):
+            together = method(outputs, targets)
+            assert together.shape == (candidates, batch)
+            torch.testing.assert_close(together, torch.stack([method(one, targets) for one in outputs]))
+        assert (score.values(outputs, targets) <= score.upper_bound).all()
+
+
+def test_each_modules_mode_is_left_as_found_also_after_an_error() -> None:
+    model, inputs, targets = data()
+    model[2].eval()
+    with pytest.raises(EvopruneError, match="class 2"):
+        Accuracy(inputs, targets)(model.append(nn.Linear(3, 2)))
+    assert [module.training for module in model] == [True, True, False, True, True]
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("given_data", "message"),
+    [
+        ((torch.zeros(0, 3), torch.zeros(0).long()), "empty"),
+        ([], "empty"),
+        ((torch.zeros(3, 2), torch.zeros(3)), "class numbers"),
+        ((torch.zeros(3, 2), torch.tensor([0, -1, 0])), "a target is -1"),
+        ((torch.zeros(3, 2), torch.zeros(4).long()), r"expected inputs \(N"),
+        (torch.zeros(3), "scoring data is a Tensor"),
+        (7, "scoring data is a int"),
+        ([torch.zeros(3, 2)], "not a pair of tensors"),
+        ([({"ids": 1}, torch.zeros(2))], "not a pair of tensors"),
+        ([(torch.zeros(2, 3), torch.zeros(2).long()), (torch.zeros(2, 4), torch.zeros(2).long())], "several shapes"),
+    ],
+)
+def test_data_that_cannot_be_used(given_data: object, message: str) -> None:
+    with pytest.raises(EvopruneError, match=message) as caught:
+        scoring.accuracy(given_data)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+class Sequence(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, None].expand(-1, 4, -1)
+
+
+def test_models_that_cannot_be_used() -> None:
+    _, inputs, targets = data()
+    with pytest.raises(EvopruneError, match=r"\(250, 4, 5\); expected"):
+        Accuracy(inputs, targets)(Sequence())
+    with pytest.raises(EvopruneError, match="not a finite number"):
+        NegativeLoss(inputs * float("nan"), targets)(nn.Linear(5, 3))
+
+
+def test_a_function_is_a_score() -> None:
+    model, _, _ = data(1)
+    assert as_score(lambda _: torch.tensor(0.5))(model) == 0.5
+    assert as_score(lambda _: 3)(model) == 3.0
+    score = as_score(len)
+    assert isinstance(score, CallableScore)
+    assert as_score(score) is score
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda _: float("nan"), "NaN"),
+        (lambda _: None, "returned a NoneType"),
+        (lambda _: "0.5", "returned a str"),
+        (lambda _: torch.zeros(2), "returned a Tensor"),
+        (lambda _: 1 / 0, "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_functions_that_cannot_be_used(function: object, message: str) -> None:
+    with pytest.raises(EvopruneError, match=message):
+        as_score(function)(nn.Linear(1, 1))
+
+
+def test_things_that_are_no_score() -> None:
+    with pytest.raises(EvopruneError, match="score is a float"):
+        as_score(0.5)

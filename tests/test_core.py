@@ -1,0 +1,87 @@
+"""The shared types: layers, names, sparsity, random streams."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from evoprune.core import (
+    EvopruneError, Layer, generator, prunable_layers, resolve_layers, sparsity_of, strip_module_prefix, weight_of,
+)  # fmt: skip
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3), nn.LayerNorm(3))
+
+
+def test_layers_are_the_modules_with_a_weight_matrix_in_order() -> None:
+    assert prunable_layers(model()) == [Layer("0", "Conv2d", (2, 1, 3, 3)), Layer("3", "Linear", (3, 8))]
+    assert prunable_layers(model())[0].size == 18
+
+
+def test_the_scales_of_norms_come_on_demand() -> None:
+    assert [layer.name for layer in prunable_layers(model(), include_norm=True)] == ["0", "1", "3", "4"]
+
+
+def test_a_shared_weight_is_listed_once() -> None:
+    tied = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    tied[1].weight = tied[0].weight
+    assert [layer.name for layer in prunable_layers(tied)] == ["0"]
+
+
+def test_norms_without_a_scale_and_modules_without_a_weight_are_no_layers() -> None:
+    assert prunable_layers(nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.ReLU()), include_norm=True) == []
+
+
+def test_data_parallels_prefix_is_no_part_of_a_name() -> None:
+    wrapped = nn.DataParallel(model())
+    assert [layer.name for layer in prunable_layers(wrapped)] == ["0", "3"]
+    assert weight_of(wrapped, "3") is wrapped.module[3].weight
+    assert weight_of(wrapped, "module.3") is wrapped.module[3].weight
+    assert strip_module_prefix("module.conv.module.x") == "conv.module.x"
+
+
+@pytest.mark.parametrize("name", ["2", "9", "", "3.weight"])
+def test_no_such_weight(name: str) -> None:
+    with pytest.raises(EvopruneError, match="no layer"):
+        weight_of(model(), name)
+
+
+LAYERS = [Layer("feature.0", "Conv2d", (2, 2)), Layer("classifier.1", "Linear", (3, 2))]
+
+
+def test_names_resolve_in_the_models_order() -> None:
+    assert resolve_layers(LAYERS, ["module.classifier.1", "feature.0", "feature.0"]) == LAYERS
+    assert resolve_layers(LAYERS, ["classifier.1"]) == LAYERS[1:]
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(EvopruneError, match=r"unknown layer 'clasifier.1'; did you mean classifier\.1\?") as error:
+        resolve_layers(LAYERS, ["clasifier.1"])
+    assert "\n" not in str(error.value)
+    with pytest.raises(EvopruneError, match="feature.0, classifier.1"):
+        resolve_layers(LAYERS, ["xyz"])
+
+
+def test_sparsity_counts_weights_and_a_missing_mask_is_dense() -> None:
+    masks = {"feature.0": torch.tensor([[True, False], [False, False]])}
+    assert sparsity_of(masks, LAYERS) == pytest.approx(0.3)
+    assert sparsity_of(masks, LAYERS[:1]) == pytest.approx(0.75)
+    assert sparsity_of({}, LAYERS) == 0
+
+
+def test_streams_are_reproducible_and_differ_by_place() -> None:
+    def draws(*place: int) -> tuple[float, ...]:
+        return tuple(torch.rand(4, generator=generator(*place)).tolist())
+
+    assert draws(3, 1, 2) == draws(3, 1, 2)
+    places = [(seed, stage, step) for seed in range(4) for stage in range(4) for step in range(6)]
+    assert len({draws(*place) for place in places}) == len(places)
+    draws(2**63, 1)
+
+
+def test_streams_leave_the_global_one_alone() -> None:
+    before = torch.get_rng_state()
+    generator(1, 2).initial_seed()
+    assert torch.equal(before, torch.get_rng_state())

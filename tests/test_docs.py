@@ -1,0 +1,48 @@
+"""The documentation speaks of what exists: links, make targets, commands and their options."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from evoprune.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+COMMANDS = {
+    name: {option for parameter in command.params for option in parameter.opts}
+    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+}
+
+
+def code_of(text: str) -> list[str]:
+    """Code spans, and the lines of code blocks without their comments."""
+    blocks = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [re.sub(r"\s#.*", "", line).strip().removeprefix(".venv/bin/") for line in (*lines, *spans)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_commands_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), f"broken link {target}"
+    for line in code_of(text):
+        words = line.split()
+        if words[:1] == ["make"] and len(words) > 1:
+            assert words[1] in TARGETS or "=" in words[1], line
+        if words[:1] == ["evoprune"] and len(words) > 1 and words[1].isalpha() and words[1].islower():
+            assert words[1] in COMMANDS, line
+            options = {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")}
+            assert options <= COMMANDS[words[1]] | {"--help"}, line
+
+
+def test_there_are_pages_and_commands() -> None:
+    assert {"demo", "test"} <= TARGETS
+    assert "--sparsity" in COMMANDS["prune"]
+    assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} <= {page.name for page in PAGES}

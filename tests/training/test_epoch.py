@@ -1,0 +1,108 @@
+"""One epoch, recipes and optimizer states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from evoprune.core import EvopruneError
+from evoprune.training import (
+    LoaderSource, Recipe, TensorSource, optimizer_from_tensors, optimizer_to_tensors, train_epoch,
+)  # fmt: skip
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    return inputs, (inputs.sum(1) > 0).long()
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 2))
+
+
+def epochs(net: nn.Module, recipe: Recipe, source: Any = None) -> list[float]:
+    optimizer = recipe.make_optimizer(net)
+    source = TensorSource(*data(), recipe.batch_size) if source is None else source
+    rngs = [torch.Generator().manual_seed(epoch) for epoch in range(recipe.epochs)]
+    return [train_epoch(net, source, recipe, optimizer, epoch, rng) for epoch, rng in enumerate(rngs)]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_training_learns_and_is_repeatable(optimizer: Any) -> None:
+    recipe = Recipe(epochs=8, batch_size=8, learning_rate=0.03, optimizer=optimizer)
+    first, second = model(), model()
+    losses = epochs(first, recipe)
+    torch.manual_seed(123)
+    assert epochs(second, recipe) == losses
+    assert losses[-1] < 0.6 * losses[0]
+    assert torch.equal(first[0].weight, second[0].weight)
+    assert first.training
+
+
+def test_a_loader_is_as_good_as_tensors() -> None:
+    recipe = Recipe(epochs=8, batch_size=8, learning_rate=0.03)
+    losses = epochs(model(), recipe, LoaderSource(list(zip(*(part.split(8) for part in data()), strict=True))))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_learning_rate_rises_falls_and_stays_as_its_name_says() -> None:
+    rates = {
+        name: [Recipe(schedule=name, learning_rate=2.0).learning_rate_at(step / 100) for step in range(101)]  # type: ignore[arg-type]
+        for name in ("one-cycle", "cosine", "constant")
+    }
+    assert set(rates["constant"]) == {2.0}
+    assert rates["cosine"] == sorted(rates["cosine"], reverse=True)
+    assert rates["cosine"][0] == 2.0
+    assert rates["cosine"][-1] == pytest.approx(0, abs=1e-9)
+    peak = rates["one-cycle"].index(max(rates["one-cycle"]))
+    assert peak == 10
+    assert rates["one-cycle"][:10] == sorted(rates["one-cycle"][:10])
+    assert rates["one-cycle"][-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_weight_decay_spares_biases_and_scales() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    groups = Recipe(weight_decay=0.5).make_optimizer(net).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(net[0].weight)}
+    assert sum(len(group["params"]) for group in groups) == 4
+
+
+def test_a_loss_that_is_not_finite_says_what_to_do() -> None:
+    net = model()
+    with torch.no_grad():
+        net[0].weight[0, 0] = float("nan")
+    with pytest.raises(EvopruneError, match="loss is nan in epoch 1; try a lower learning rate") as error:
+        epochs(net, Recipe(epochs=1))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("batch_size", 0), ("optimizer", "lion"), ("learning_rate", float("nan")), ("learning_rate", 0),
+     ("weight_decay", -1), ("schedule", "step"), ("label_smoothing", 1), ("shift", -1), ("distill", 2),
+     ("temperature", 0)],
+)  # fmt: skip
+def test_settings_out_of_range_are_one_line(field: str, value: Any) -> None:
+    with pytest.raises(EvopruneError, match=f"{field} is .* but must be") as error:
+        Recipe(**{field: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_an_optimizers_state_round_trips(optimizer: Any) -> None:
+    recipe, net = Recipe(epochs=2, batch_size=8, optimizer=optimizer), model()
+    first = recipe.make_optimizer(net)
+    assert optimizer_to_tensors(first) == {}
+    train_epoch(net, TensorSource(*data(), 8), recipe, first, 0, torch.Generator().manual_seed(0))
+    tensors = optimizer_to_tensors(first)
+    assert tensors
+    second = recipe.make_optimizer(net)
+    optimizer_from_tensors(second, tensors)
+    again = optimizer_to_tensors(second)
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
