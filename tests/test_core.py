@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from evoprune.core import (
-    EvopruneError, Layer, generator, prunable_layers, resolve_layers, sparsity_of, strip_module_prefix, weight_of,
+    EvopruneError,
+    Layer,
+    generator,
+    prunable_layers,
+    resolve_layers,
+    sparsity_of,
+    strip_module_prefix,
+    weight_of,
 )  # fmt: skip
 
 
@@ -60,7 +67,7 @@ def test_an_unknown_name_is_answered_with_near_ones() -> None:
     with pytest.raises(EvopruneError, match=r"unknown layer 'clasifier.1'; did you mean classifier\.1\?") as error:
         resolve_layers(LAYERS, ["clasifier.1"])
     assert "\n" not in str(error.value)
-    with pytest.raises(EvopruneError, match="feature.0, classifier.1"):
+    with pytest.raises(EvopruneError, match=r"feature\.0, classifier\.1"):
         resolve_layers(LAYERS, ["xyz"])
 
 

@@ -75,7 +75,7 @@ def test_all_layers(script) -> None:
     assert script("--lenet", "--save_results") == 0
     config = json.loads(Path("runs/pruning-lenet/config.json").read_text())
     assert (config["population"], config["generations"], config["mutation_rate"]) == (10, 25, 0.1)
-    assert config["command"].startswith("python pruning.py --lenet")
+    assert "pruning.py --lenet --save_results" in config["command"]
     assert sorted(path.name for path in Path("solutions/LeNet").iterdir()) == sorted(
         f"best_solution_{name}.safetensors" for name in LAYERS
     )

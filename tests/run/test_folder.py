@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from evoprune.core import EvopruneError
 from evoprune.run import Folder, make_settings
@@ -104,14 +106,14 @@ def test_a_damaged_or_missing_config_is_one_line(tmp_path: Path, content: str | 
     (path / "config.json").unlink()
     if content is not None:
         (path / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(EvopruneError, match="not a run folder|damaged") as error:
+    with pytest.raises(EvopruneError, match=r"not a run folder|damaged") as error:
         Folder.open(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_result_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None:
     folder = Folder.create(tmp_path / "run", SETTINGS)
-    with pytest.raises(EvopruneError, match="no result yet.*evoprune resume"):
+    with pytest.raises(EvopruneError, match=r"no result yet.*evoprune resume"):
         folder.read_result()
     folder.result.write_text('{"a": ')
     with pytest.raises(EvopruneError, match="damaged"):
@@ -127,7 +129,6 @@ def test_a_journal_is_lines_of_json_and_knows_its_length(tmp_path: Path) -> None
     for number in range(3):
         journal.append({"event": "x", "number": number, "score": float("inf") if number == 1 else 0.5})
         assert journal.bytes == path.stat().st_size
-    journal.close()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["number"] for row in rows] == [0, 1, 2]
     assert [row["score"] for row in rows] == [0.5, None, 0.5]
@@ -138,7 +139,6 @@ def test_a_journal_goes_on_after_what_the_snapshot_knew(tmp_path: Path) -> None:
     path.write_text('{"n": 0}\n{"n": 1}\n{"n": 2, "half a li')
     journal = Journal(path, keep_bytes=9)
     journal.append({"n": 7})
-    journal.close()
     assert path.read_text() == '{"n": 0}\n{"n": 7}\n'
 
 
@@ -162,16 +162,14 @@ def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EvopruneError, match="No space left on device.*evoprune resume"):
+    with pytest.raises(EvopruneError, match=r"No space left on device.*evoprune resume"):
         journal.append({"n": 0})
-    journal.close()
 
 
 def test_no_journal_keeps_nothing() -> None:
     journal = Journal(None)
     journal.append({"n": 0})
     assert journal.bytes == 0
-    journal.close()
 
 
 def state() -> RunState:
@@ -226,9 +224,6 @@ def test_a_snapshot_packs_genomes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no state", "other fields", "lost tensor"])
 def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
     path = tmp_path / "snapshot.safetensors"
     save_state(state(), path)
     with safe_open(path, framework="pt") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ CASES: dict[str, dict[str, Any]] = {
     "default": {"sparsity": 0.8, "finetune_epochs": 1, "final_epochs": 2},
     "default, floor that fails": {"max_drop": 3.0, "finetune_epochs": 1, "final_epochs": 2, "learning_rate": 0.01},
     "default, passes": {"passes": [0.4, 0.7], "finetune_epochs": 0, "final_epochs": 1, "guidance": "gradient"},
+    "default, final epochs below the floor only": {
+        "passes": [0.85, 0.95], "finetune_epochs": 0, "final_epochs": 3, "floor": -0.41, "learning_rate": 0.02,
+        "score": "function",
+    },
     "default, nothing tuned": {"sparsity": 0.6, "guidance": "magnitude", "train": None},
     "default, any function": {"sparsity": 0.6, "score": "function", "train": None},
     "default, shuffling loader": {"sparsity": 0.5, "finetune_epochs": 2, "final_epochs": 1, "train": "loader"},
@@ -42,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot every generation, and no report."""
     monkeypatch.setattr(runner, "SNAPSHOT_SECONDS", 0.0)
-    monkeypatch.setattr(api, "write_report", lambda folder: None)
+    monkeypatch.setattr(api, "write_report", lambda _: None)
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -50,7 +56,8 @@ def data() -> tuple[Tensor, Tensor]:
     return inputs, (inputs[:, 0, :3].mean((1, 2)) > inputs[:, 0, 3:].mean((1, 2))).long()
 
 
-def model() -> nn.Sequential:
+@cache
+def trained() -> nn.Sequential:
     """Trained a little, so that scores differ; with running statistics and dropout."""
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -79,7 +86,7 @@ def objects(case: dict[str, Any]) -> tuple[nn.Module, Any, Any]:
         train = None
     elif case.get("train") == "loader":
         train = DataLoader(TensorDataset(*data()), 16, shuffle=True)
-    return model(), by_margin if case.get("score") == "function" else evoprune.accuracy(data()), train
+    return copy.deepcopy(trained()), by_margin if case.get("score") == "function" else evoprune.accuracy(data()), train
 
 
 def start(case: dict[str, Any], out: Path, listener: Callable[[dict[str, Any]], None] | None = None) -> Any:
@@ -115,16 +122,21 @@ def left_behind(out: Path) -> dict[str, Any]:
 def test_killed_at_every_event_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     case, whole, copies = CASES[name], tmp_path / "whole", []
 
-    def copy(event: dict[str, Any]) -> None:
+    def keep(event: dict[str, Any]) -> None:
         """What a kill at this moment would leave on the disk."""
         copies.append((event["event"], tmp_path / f"killed-{len(copies)}"))
         shutil.copytree(whole, copies[-1][1])
 
-    result = start(case, whole, copy)
+    result = start(case, whole, keep)
     expected = left_behind(whole)
     assert len(copies) == len(expected["journal"]) > 5
     if name == "default, floor that fails":
         assert not all(event.get("accepted", True) for event in expected["journal"])
+    if name == "default, final epochs below the floor only":
+        # The floor holds again before these epochs are over: a resumed run must carry them through.
+        epochs = [event["val_score"] for event in expected["journal"] if event["event"] == "epoch"]
+        assert epochs[0] > -0.41
+        assert len(epochs) > 3
     for event, killed in copies:
         resumed = go_on(case, killed)
         assert left_behind(killed) == expected, event
@@ -188,7 +200,7 @@ def test_with_rare_snapshots_the_journal_is_cut_back_and_lived_again(
 def test_killed_before_its_first_snapshot(tmp_path: Path) -> None:
     case = CASES["default"]
 
-    def stop(event: dict[str, Any]) -> None:
+    def stop(_: dict[str, Any]) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):

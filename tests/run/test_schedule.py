@@ -18,7 +18,7 @@ TOO_MANY = 200
 
 
 def play(
-    holds: Callable[[float], bool] = lambda target: True,
+    holds: Callable[[float], bool] = lambda _: True,
     *,
     layers: list[Layer] = LAYERS,
     trainable: bool = True,
@@ -117,7 +117,7 @@ def test_the_ladder_always_ends_near_what_the_model_can_bear(
 def test_a_score_that_only_fails_once_does_not_hold_the_run_forever() -> None:
     """The first target that fails does so by bad luck, all later ones hold."""
     failures = iter([False, False, True])
-    stages, history = play(lambda target: not next(failures, False), max_drop=1.0)
+    stages, history = play(lambda _: not next(failures, False), max_drop=1.0)
     assert [outcome.accepted for outcome in history].count(False) == 1
     assert len(stages) < 12
 
@@ -151,7 +151,7 @@ def test_the_ladder_out_of_time_ends_tuned(time_for: int) -> None:
 
 
 def test_out_of_time_after_nothing_held_ends_with_the_dense_model() -> None:
-    stages, history = play(lambda target: False, max_drop=1.0, time_for=1)
+    stages, history = play(lambda _: False, max_drop=1.0, time_for=1)
     assert len(stages) == 1
     assert not history[0].accepted
 

@@ -32,7 +32,7 @@ def budgets(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int]:
 @given(budgets())
 @FAST
 def test_shares_sum_to_the_total_between_one_and_capacity(case: tuple[Tensor, Tensor, Tensor, int]) -> None:
-    log_share, base, capacity, total = case
+    log_share, _, capacity, total = case
     counts = share_budget(*case)
     assert counts.dtype == torch.int64
     assert counts.shape == log_share.shape

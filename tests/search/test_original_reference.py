@@ -16,7 +16,7 @@ class HeapModel:
 
     def __init__(self, genomes: list[list[bool]], fitness: list[float]) -> None:
         self.born = len(genomes)
-        self.heap = [(value, number, genome) for number, (value, genome) in enumerate(zip(fitness, genomes, strict=True))]
+        self.heap = list(zip(fitness, range(self.born), genomes, strict=True))
         heapq.heapify(self.heap)
 
     def replace(self, children: list[list[bool]], fitness: list[float]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_every_generation_alone_lowers_the_error_by_what_a_recount_says() -> Non
     path = [evolve_units(weight, moment, kept, allowed, steps, rng(9), proposals=8) for steps in range(60)]
     errors = [output_error(weight, moment, mask) for mask in path]
     moved = 0
-    for step, (mask, following) in enumerate(zip(path, path[1:], strict=False)):
+    for step, (mask, following) in enumerate(pairwise(path)):
         changed = (mask != following).sum(1)
         moved += int(changed.sum())
         if step % 2 == 0:  # swaps inside a unit: every unit improves or stays

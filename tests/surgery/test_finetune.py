@@ -126,6 +126,18 @@ def test_going_on_from_a_state_gives_the_same_bits(optimizer: str, stop: int) ->
     assert all(torch.equal(tensor, resumed.state()[name]) for name, tensor in tune.state().items())
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_moments_from_before_a_weight_was_pruned_cannot_move_it(optimizer: str) -> None:
+    net = model()
+    everything = {name: torch.ones_like(mask) for name, mask in masks().items()}
+    before = FineTuner(net, everything, TensorSource(*data(), 8), recipe(optimizer))
+    before.epoch(0, 0)
+    tune = tuner(net, optimizer)
+    tune.load_state(before.state())
+    tune.epoch(1, 0)
+    assert all(bool((weight[~mask] == 0).all()) for weight, mask in weights_of(net))
+
+
 def test_the_place_in_the_run_decides_the_order() -> None:
     nets = [model() for _ in range(3)]
     for net, place in zip(nets, ((0, 1), (0, 1), (0, 2)), strict=True):

@@ -65,7 +65,7 @@ def test_masks_of_another_models_shape_or_name_are_refused(tmp_path: Path) -> No
     with pytest.raises(EvopruneError, match=r"mask '0' has shape \(4, 6\).*\(5, 6\)"):
         load_masks(path, prunable_layers(model()))
     save_file({"classifier": torch.ones(5, 6, dtype=torch.bool)}, path)
-    with pytest.raises(EvopruneError, match="'classifier'.*no such name"):
+    with pytest.raises(EvopruneError, match=r"'classifier'.*no such name"):
         load_masks(path, prunable_layers(model()))
 
 

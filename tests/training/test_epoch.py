@@ -10,7 +10,12 @@ from torch import nn
 
 from evoprune.core import EvopruneError
 from evoprune.training import (
-    LoaderSource, Recipe, TensorSource, optimizer_from_tensors, optimizer_to_tensors, train_epoch,
+    LoaderSource,
+    Recipe,
+    TensorSource,
+    optimizer_from_tensors,
+    optimizer_to_tensors,
+    train_epoch,
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def test_the_order_follows_the_generator_alone() -> None:
 def test_shifts_move_the_image_and_bring_the_fill_in() -> None:
     image = torch.arange(1.0, 17).view(1, 1, 4, 4)
     source = TensorSource(image.repeat(200, 1, 1, 1), torch.arange(200), 200, shift=1, fill=torch.full((1, 1, 1), -5.0))
-    (inputs, _), = source.batches(rng())
+    ((inputs, _),) = source.batches(rng())
     padded = torch.nn.functional.pad(image[0, 0] + 5, (1,) * 4) - 5
     possible = {tuple(padded[r : r + 4, c : c + 4].flatten().tolist()) for r in range(3) for c in range(3)}
     assert {tuple(row.flatten().tolist()) for row in inputs} == possible
@@ -65,7 +65,7 @@ def test_shifts_move_the_image_and_bring_the_fill_in() -> None:
 def test_flips_mirror_about_every_second_image() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
     source = TensorSource(image.repeat(200, 1, 1, 1), torch.arange(200), 200, flip=True)
-    (inputs, _), = source.batches(rng())
+    ((inputs, _),) = source.batches(rng())
     mirrored = [bool(torch.equal(row, image[0].flip(2))) for row in inputs]
     assert all(flip or torch.equal(row, image[0]) for row, flip in zip(inputs, mirrored, strict=True))
     assert 60 < sum(mirrored) < 140
@@ -108,11 +108,11 @@ class Noisy(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if index >= 6:
             raise IndexError
-        return torch.tensor([torch.rand(()), np.random.rand(), random.random()]), index
+        return torch.tensor([torch.rand(()), np.random.rand(), random.random()]), index  # noqa: NPY002
 
 
 def global_states() -> tuple[Any, ...]:
-    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
 
 
 def test_augmentation_in_the_users_data_is_repeatable_and_leaves_no_trace() -> None:
@@ -121,7 +121,7 @@ def test_augmentation_in_the_users_data_is_repeatable_and_leaves_no_trace() -> N
     first = torch.cat([inputs for inputs, _ in source.batches(rng(3))])
     assert global_states() == before
     torch.manual_seed(1)
-    np.random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
     random.seed(1)
     second = torch.cat([inputs for inputs, _ in source.batches(rng(3))])
     assert torch.equal(first, second)
@@ -157,7 +157,7 @@ def test_any_iterable_of_batches_will_do(batches: Any) -> None:
 
 
 def test_an_empty_loader_is_refused() -> None:
-    for empty in ([], Lengthless.__new__(type("Empty", (), {"__iter__": lambda self: iter(())}))):
+    for empty in ([], Lengthless.__new__(type("Empty", (), {"__iter__": lambda _: iter(())}))):
         with pytest.raises(EvopruneError, match="no batches"):
             as_source(empty, 4)
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from evoprune.core import EvopruneError
 from evoprune.run.settings import Settings
@@ -105,6 +106,7 @@ class Folder:
     def _acquire(self) -> None:
         try:
             self._lock = (self.state / "lock").open("w")
+            finalize(self, self._lock.close)  # at the latest
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()

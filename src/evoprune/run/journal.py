@@ -21,42 +21,36 @@ class Journal:
         keep_bytes: what was written later than a snapshot is cut off when a run goes on from it, since the
             same events are about to happen again.
 
+    Attributes:
+        bytes: length of the file.
+
     Raises:
         EvopruneError: the file cannot be written, or is shorter than `keep_bytes`.
     """
 
     def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
-        self.file = None
+        self.path, self.bytes = path, keep_bytes
         if path is None:
             return
         if keep_bytes > (path.stat().st_size if path.exists() else 0):
             raise EvopruneError(f"{path} has lost events that the run had; put it back, or start over with --overwrite")
         try:
-            self.file = path.open("ab")
-            self.file.truncate(keep_bytes)
-            self.file.seek(0, os.SEEK_END)
+            with path.open("ab") as file:
+                file.truncate(keep_bytes)
         except OSError as error:
             raise EvopruneError(f"cannot write the journal {path}: {error.strerror or error}") from error
 
     def append(self, event: dict[str, Any]) -> None:
         """Write one event and wait until it is on the disk."""
-        if self.file is None:
+        if self.path is None:
             return
         try:
-            self.file.write(json.dumps(finite(event), allow_nan=False).encode() + b"\n")
-            self.file.flush()
-            os.fsync(self.file.fileno())
+            with self.path.open("ab") as file:
+                file.write(json.dumps(finite(event), allow_nan=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+                self.bytes = file.tell()
         except OSError as error:
             raise EvopruneError(
                 f"cannot write the journal: {error.strerror or error}; make room, then `evoprune resume` the run"
             ) from error
-
-    @property
-    def bytes(self) -> int:
-        """Length of the file."""
-        return 0 if self.file is None else self.file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.file is not None:
-            self.file.close()

@@ -123,7 +123,6 @@ class Runner:
             self._settle(stage)
         self._put(state.accepted)
         state.now = state.accepted
-        self.journal.close()
 
     # -- search ------------------------------------------------------------------------------------------
 

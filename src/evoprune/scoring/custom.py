@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 from typing import Any
 
 from torch import nn
@@ -41,7 +42,7 @@ class CallableScore:
             raise EvopruneError(
                 f"the score function {name} returned a {type(value).__name__}; expected a number"
             ) from error
-        if number != number:
+        if isnan(number):
             raise EvopruneError(f"the score function {name} returned NaN; expected a number, higher is better")
         return number
 

@@ -59,7 +59,7 @@ class DataScore(ABC):
     def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
         """Loss of each sample, (..., B) like `values`; its mean breaks ties between equal scores."""
 
-    def bind(self, model: nn.Module) -> None:
+    def bind(self, model: nn.Module) -> None:  # noqa: B027
         """Told of the dense model before anything is scored; scores relative to it look at it here."""
 
     def __call__(self, model: nn.Module) -> float:

@@ -1,0 +1,453 @@
+"""prune and resume as a Python user calls them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import evoprune
+from evoprune import EvopruneError, api
+from evoprune.run import Runner
+
+torch.set_num_threads(1)
+QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest."""
+    monkeypatch.setattr(api, "write_report", lambda _: None)
+
+
+def data(samples: int = 64) -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(samples, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    return inputs, (inputs[:, 0, :3].mean((1, 2)) > inputs[:, 0, 3:].mean((1, 2))).long()
+
+
+@cache
+def _trained() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(48, 2)
+    )
+    optimizer, (inputs, targets) = torch.optim.Adam(net.parameters(), 0.03), data()
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return net.eval()
+
+
+def model() -> nn.Sequential:
+    return copy.deepcopy(_trained())
+
+
+def quick(net: nn.Module, score: Any = None, train: Any = "given", **options: Any) -> evoprune.Result:
+    score = evoprune.accuracy(data()) if score is None else score
+    train = data() if isinstance(train, str) else train
+    if not {"sparsity", "preset", "max_drop", "floor", "passes"} & options.keys():
+        options["sparsity"] = 0.6
+    return evoprune.prune(net, score, train=train, **(QUICK | options))
+
+
+def margin(net: nn.Module) -> float:
+    """A plain function as the score."""
+    inputs, targets = data()
+    with torch.no_grad():
+        return float(net(inputs).log_softmax(1).gather(1, targets[:, None]).mean())
+
+
+def consistent(result: evoprune.Result, layers: int = 2) -> None:
+    """Masks, weights and numbers say the same, and no layer is empty."""
+    assert len(result.masks) == layers
+    zeros = total = 0
+    modules: dict[str, nn.Module] = dict(result.model.named_modules())
+    for name, mask in result.masks.items():
+        weight = (modules.get(name) or modules[f"module.{name}"]).get_parameter("weight").detach().cpu()
+        assert mask.dtype == torch.bool
+        assert mask.shape == weight.shape
+        assert bool(mask.any())
+        assert bool((weight[~mask] == 0).all())
+        assert not bool(torch.signbit(weight[~mask]).any())
+        zeros, total = zeros + int((~mask).sum()), total + mask.numel()
+    pruned = result.summary["pruned"]
+    assert result.sparsity == pytest.approx(zeros / total)
+    assert pruned["nonzero_weights"] == total - zeros
+    assert pruned["weights"] == total
+    assert pruned["sparsity"] == pytest.approx(result.sparsity)
+    assert pruned["val_score"] == result.score
+    assert [row["kept"] for row in result.summary["layers"]] == [int(mask.sum()) for mask in result.masks.values()]
+    json.dumps(result.summary, allow_nan=False)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.8, 0.95])
+def test_the_sparsity_asked_for_is_the_sparsity_reached(sparsity: float) -> None:
+    result = quick(model(), sparsity=sparsity)
+    consistent(result)
+    assert result.summary["pruned"]["nonzero_weights"] == round((1 - sparsity) * (27 + 96))
+    assert result.score == evoprune.accuracy(data())(result.model)
+
+
+def test_no_sparsity_empties_a_layer() -> None:
+    result = quick(model(), sparsity=0.999)
+    consistent(result)
+    assert [int(mask.sum()) for mask in result.masks.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "original", "floor": 0.1}])
+@pytest.mark.parametrize("mode", ["train", "eval", "mixed"])
+def test_the_given_model_is_left_as_found(options: dict[str, Any], mode: str) -> None:
+    net = model().train(mode != "eval")
+    if mode == "mixed":
+        net[1].eval()
+    calls: list[int] = []
+    handle = net[0].register_forward_hook(lambda *_: calls.append(1))
+    net[5].weight.requires_grad_(False)
+    net[5].bias.grad = torch.ones(2)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    modes, parameters = [module.training for module in net.modules()], list(net.parameters())
+    result = quick(net, **options)
+    consistent(result)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert [module.training for module in net.modules()] == modes
+    assert [module.training for module in result.model.modules()] == modes
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    assert not net[5].weight.requires_grad
+    assert torch.equal(net[5].bias.grad, torch.ones(2))
+    assert len(net[0]._forward_hooks) == 1
+    assert all(not module._forward_pre_hooks for module in net.modules())
+    handle.remove()
+    assert result.model is not net
+    assert not set(map(id, result.model.parameters())) & set(map(id, parameters))
+
+
+def test_inplace_is_the_given_model_itself() -> None:
+    net, apart = model(), quick(model())
+    result = quick(net, inplace=True)
+    assert result.model is net
+    assert not net.training
+    consistent(result)
+    assert all(torch.equal(tensor, apart.model.state_dict()[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("train", ["tensors", "loader", None])
+def test_random_states_are_left_as_found_and_play_no_part(train: str | None) -> None:
+    def states() -> tuple[Any, ...]:
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+
+    given = {"tensors": data(), "loader": DataLoader(TensorDataset(*data()), 16, shuffle=True), None: None}[train]
+    before = states()
+    first = quick(model(), train=given)
+    assert states() == before
+    torch.manual_seed(77)
+    second = quick(model(), train=given)
+    assert all(torch.equal(first.masks[name], mask) for name, mask in second.masks.items())
+    assert all(torch.equal(first.model.state_dict()[name], t) for name, t in second.model.state_dict().items())
+    other = quick(model(), train=given, seed=1)
+    assert any(not torch.equal(first.masks[name], mask) for name, mask in other.masks.items())
+
+
+def test_without_training_data_the_kept_weights_are_the_dense_ones() -> None:
+    dense = model()
+    result = quick(dense, train=None)
+    consistent(result)
+    for name, mask in result.masks.items():
+        weight = dense.get_parameter(f"{name}.weight")
+        assert torch.equal(result.model.get_parameter(f"{name}.weight"), weight * mask)
+    assert result.summary["finetune"]["epochs"] == 0
+
+
+def test_fine_tuned_weights_survive_the_next_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_best, found = Runner._take_best, []
+
+    def watched(self: Runner, stage: Any, space: Any) -> None:
+        before = {name: tensor.clone() for name, tensor in self.state.now.model.items()}
+        masks = dict(self.state.now.masks)
+        take_best(self, stage, space)
+        for name, mask in self.state.now.masks.items():
+            both = mask & masks[name]
+            found.append(torch.equal(before[f"{name}.weight"][both], self.state.now.model[f"{name}.weight"][both]))
+
+    monkeypatch.setattr(Runner, "_take_best", watched)
+    quick(model(), sparsity=0.9)
+    assert len(found) >= 4
+    assert all(found)
+
+
+def test_a_plain_function_is_a_score() -> None:
+    calls: list[bool] = []
+
+    def score(net: nn.Module) -> float:
+        calls.append(net.training)
+        return margin(net)
+
+    result = quick(model(), score)
+    consistent(result)
+    assert result.summary["search"]["evaluations"] <= len(calls)
+    assert result.summary["score_name"] == "score"
+
+
+def test_a_score_may_return_a_tensor_or_an_int() -> None:
+    for kind in (torch.tensor, int, np.float32):
+        consistent(quick(model(), lambda net, kind=kind: kind(margin(net))))
+
+
+def test_a_data_loader_trains_like_any_data() -> None:
+    consistent(quick(model(), train=DataLoader(TensorDataset(*data()), 16, shuffle=True)))
+    consistent(quick(model(), train=list(zip(*(part.split(16) for part in data()), strict=True))))
+
+
+def test_test_scores_are_read_for_both_models() -> None:
+    result = quick(model(), test=evoprune.accuracy(data(32)))
+    assert result.summary["dense"]["test_score"] == evoprune.accuracy(data(32))(model())
+    assert result.summary["pruned"]["test_score"] == evoprune.accuracy(data(32))(result.model)
+
+
+@pytest.mark.parametrize("after", [0, 1, 6])
+@pytest.mark.parametrize("kind", ["nan", "raises", "text"])
+def test_a_score_that_breaks_is_one_line_and_nothing_is_lost(after: int, kind: str, tmp_path: Path) -> None:
+    def score(net: nn.Module) -> Any:
+        calls.append(1)
+        if len(calls) <= after or not broken:
+            return margin(net)
+        if kind == "raises":
+            raise RuntimeError("out of\nmemory")
+        return float("nan") if kind == "nan" else "high"
+
+    calls: list[int] = []
+    broken = True
+    net, out = model(), tmp_path / "run"
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(EvopruneError, match="score") as error:
+        quick(net, score, train=None, out=out)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    broken = False
+    resumed = evoprune.resume(out, net, score)
+    whole = quick(model(), score, train=None)
+    assert all(torch.equal(whole.masks[name], mask) for name, mask in resumed.masks.items())
+
+
+def test_a_score_of_minus_infinity_is_a_bad_candidate_not_an_error(tmp_path: Path) -> None:
+    dense = margin(model())
+
+    def score(net: nn.Module) -> float:
+        found = margin(net)
+        return found if found > 1.5 * dense - 0.3 else -float("inf")
+
+    result = quick(model(), score, out=tmp_path, floor=-1e9, sparsity=0.9, train=None)
+    events = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    scores = [s for event in events if event["event"] == "generation" for s in event["candidates"]["score"]]
+    assert None in scores
+    consistent(result)
+
+
+def test_a_floor_above_the_dense_score_says_what_that_is() -> None:
+    with pytest.raises(EvopruneError, match=r"floor 1\.5 is above the dense model's own validation score") as error:
+        quick(model(), floor=1.5)
+    assert "\n" not in str(error.value)
+
+
+def test_a_floor_nothing_holds_gives_the_dense_model() -> None:
+    dense = margin(model())
+    result = quick(model(), margin, floor=dense, train=None)
+    assert result.sparsity == 0
+    assert result.score == pytest.approx(dense)
+    assert "nothing could be pruned" in result.summary["status"]
+    assert all(torch.equal(tensor, model().state_dict()[name]) for name, tensor in result.model.state_dict().items())
+
+
+def test_the_floor_is_held() -> None:
+    result = quick(model(), max_drop=10, learning_rate=0.01)
+    dense = result.summary["dense"]["val_score"]
+    assert result.score >= dense - 0.1
+    assert 0 < result.sparsity < 1
+    assert result.front
+    assert [point["sparsity"] for point in result.front] == sorted(point["sparsity"] for point in result.front)
+
+
+def test_a_score_that_never_falls_ends_at_one_weight_a_layer() -> None:
+    result = quick(model(), lambda _: 1.0, train=None, max_drop=1.0)
+    assert [int(mask.sum()) for mask in result.masks.values()] == [1, 1]
+
+
+def test_one_layer_or_several_by_name() -> None:
+    result = quick(model(), layers=["module.5"], sparsity=0.5)
+    assert list(result.masks) == ["5"]
+    assert int(result.masks["5"].sum()) == 48
+    assert result.sparsity == pytest.approx(48 / 123)
+    with pytest.raises(EvopruneError, match="unknown layer 'fc'"):
+        quick(model(), layers=["5", "fc"])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [(lambda: evoprune.prune("lenet5", margin), "model is a str"), (lambda: quick(model(), 5), "score is a int"),
+     (lambda: quick(model(), train=5), "training data is a int"), (lambda: quick(nn.ReLU()), "no layer"),
+     (lambda: quick(model(), populaton=5), "populaton"), (lambda: quick(model(), population=1), "population"),
+     (lambda: quick(model(), train=(data()[0], data()[1][:5])), "5 targets")],
+)  # fmt: skip
+def test_unusable_arguments_are_one_line(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(EvopruneError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+class Tied(nn.Module):
+    """Words in, words out, one weight for both; its linear layers see (B, T, D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.words, self.out = nn.Linear(6, 6), nn.Embedding(9, 6), nn.Linear(6, 9, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.inner(self.words(tokens)))).mean(1)  # type: ignore[no-any-return]
+
+
+def tokens() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randint(9, (48, 5), generator=rng)
+    return inputs, inputs[:, 0]
+
+
+@pytest.mark.parametrize("preset", ["default", "original"])
+def test_shared_weights_and_inputs_of_three_dimensions(preset: str) -> None:
+    torch.manual_seed(0)
+    goal = {"sparsity": 0.5} if preset == "default" else {"floor": 0.0}
+    result = quick(Tied(), evoprune.accuracy(tokens()), train=tokens(), preset=preset, **goal)
+    consistent(result)
+    assert result.model.out.weight is result.model.words.weight  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"preset": "original", "floor": 0.0}])
+def test_a_layer_of_one_weight_stays(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1), nn.Linear(1, 1), nn.Linear(1, 2))
+    result = quick(net, **options)
+    consistent(result, layers=3)
+    assert bool(result.masks["2"].all())
+
+
+def test_data_parallel_is_pruned_under_the_plain_names() -> None:
+    wrapped, plain = quick(nn.DataParallel(model())), quick(model())
+    assert isinstance(wrapped.model, nn.DataParallel)
+    consistent(wrapped)
+    assert all(torch.equal(plain.masks[name], mask) for name, mask in wrapped.masks.items())
+
+
+def test_grouped_and_one_dimensional_convolutions() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(2), nn.Conv1d(4, 2, 3),
+        nn.Flatten(), nn.Linear(28, 2),
+    )  # fmt: skip
+    consistent(quick(net), layers=4)
+
+
+def test_norm_scales_on_demand() -> None:
+    consistent(quick(model(), include_norm=True), layers=3)
+
+
+@pytest.mark.parametrize("guidance", ["none", "magnitude", "gradient"])
+def test_guidance(guidance: str) -> None:
+    consistent(quick(model(), guidance=guidance))
+
+
+@pytest.mark.parametrize("preset", ["default", "original"])
+def test_out_of_time_still_ends_in_a_tuned_result(preset: str) -> None:
+    result = quick(model(), preset=preset, time_limit_seconds=1e-6, max_drop=50)
+    assert result.summary["search"]["generations"] <= 2
+    if preset == "default":
+        consistent(result)
+        assert result.summary["finetune"]["epochs"] > 0
+        assert result.sparsity > 0
+
+
+def test_a_saved_result_loads_everywhere(tmp_path: Path) -> None:
+    result = quick(model())
+    assert result.path is None
+    assert result.save(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    fresh = model()
+    fresh.load_state_dict(load_file(tmp_path / "a" / "b" / "model.safetensors"))
+    assert all(torch.equal(t, fresh.state_dict()[name]) for name, t in result.model.state_dict().items())
+    masks = load_file(tmp_path / "a" / "b" / "masks.safetensors")
+    assert all(torch.equal(mask, masks[name]) for name, mask in result.masks.items())
+    assert json.loads((tmp_path / "a" / "b" / "result.json").read_text()) == result.summary
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvopruneError, match="cannot make the folder"):
+        result.save(tmp_path / "file" / "inside")
+
+
+def test_a_run_folder_holds_what_the_result_says(tmp_path: Path) -> None:
+    result = quick(model(), out=tmp_path / "run")
+    assert result.path == tmp_path / "run"
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result.summary
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(t, saved[name]) for name, t in result.model.state_dict().items())
+    events = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    assert events[0]["event"] == "run_start"
+    assert events[-1]["event"] == "stage_end"
+    with pytest.raises(EvopruneError, match="already holds a run"):
+        quick(model(), out=tmp_path / "run")
+    quick(model(), out=tmp_path / "run", overwrite=True)
+
+
+def test_a_run_from_python_is_resumed_with_its_model(tmp_path: Path) -> None:
+    result = quick(model(), out=tmp_path)
+    with pytest.raises(EvopruneError, match=r"evoprune\.resume\(folder, model, score"):
+        evoprune.resume(tmp_path)
+    resumed = evoprune.resume(tmp_path, model(), evoprune.accuracy(data()), train=data())
+    assert all(torch.equal(mask, resumed.masks[name]) for name, mask in result.masks.items())
+    with pytest.raises(EvopruneError, match="not a run folder"):
+        evoprune.resume(tmp_path / "nowhere")
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_resumed_model_is_in_the_mode_of_the_given_one(training: bool, tmp_path: Path) -> None:
+    def stop(_: dict[str, Any]) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(model(), out=tmp_path, listener=stop)
+    resumed = evoprune.resume(tmp_path, model().train(training), evoprune.accuracy(data()), train=data())
+    assert {module.training for module in resumed.model.modules()} == {training}
+
+
+def test_resuming_with_another_model_is_one_line(tmp_path: Path) -> None:
+    quick(model(), out=tmp_path)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    for _ in range(2):  # the folder is not left locked while the first error is still at hand
+        with pytest.raises(EvopruneError, match="model") as error:
+            evoprune.resume(tmp_path, other, evoprune.accuracy(data()), train=data())
+        assert "\n" not in str(error.value)
+
+
+def test_the_number_of_threads_is_left_as_found() -> None:
+    before = torch.get_num_threads()
+    quick(model(), threads=before + 1)
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before
+
+
+def test_gradient_guidance_with_a_frozen_layer() -> None:
+    net = model()
+    net[0].requires_grad_(False)
+    consistent(quick(net, guidance="gradient"))
