@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "original": {"preset": "original", "finetune_epochs": 1, "final_epochs": 2, "floor": 0.1},
     "original, passes": {
         "preset": "original", "passes": [0.15, 1.0], "finetune_epochs": 1, "final_epochs": 1, "floor": 0.1,
+        "generations": 1,
     },
     "original, nothing tuned": {"preset": "original", "train": None, "floor": 0.1, "layers": ["0"]},
 }  # fmt: skip

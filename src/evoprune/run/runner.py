@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError, Scores, generator, resolve_layers, sparsity_of, weight_of
-from evoprune.evaluate import make_evaluator
+from evoprune.evaluate import make_evaluator, reuse_freed_memory
 from evoprune.guidance import priorities
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
@@ -62,6 +62,7 @@ class Runner:
         self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
         self.device = next(task.model.parameters()).device
         self.last_snapshot = 0.0
+        reuse_freed_memory()
         if resume and folder is not None:
             self.state = load_state(folder.snapshot)
             self._put(self.state.now)
