@@ -42,9 +42,8 @@ def main() -> None:
             trials.sort(key=lambda t: (t["name"], t["seed"]))
             record.write("lenet5", {"data": "MNIST, 60,000 + 10,000 images", "trials": trials})
             pruned = trial["result"]["pruned"]
-            print(
-                f"{name} seed {seed}: {pruned['sparsity']:.2%} at {pruned['test_score']:.2%}, {trial['result']['seconds']:.0f} s"
-            )
+            figures = f"{pruned['sparsity']:.2%} at {pruned['test_score']:.2%}, {trial['result']['seconds']:.0f} s"
+            print(f"{name} seed {seed}: {figures}", flush=True)
 
 
 def run(name: str, data: str, seed: int) -> dict[str, object]:

@@ -235,6 +235,9 @@ def test_a_score_that_breaks_is_one_line_and_nothing_is_lost(after: int, kind: s
     assert "\n" not in str(error.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     broken = False
+    if after == 0:  # the dense model is scored before a folder is made, so the corrected call just works
+        assert not out.exists()
+        return
     resumed = evoprune.resume(out, net, score)
     whole = quick(model(), score, train=None)
     assert all(torch.equal(whole.masks[name], mask) for name, mask in resumed.masks.items())
@@ -422,7 +425,7 @@ class Stopped(Exception):
 @pytest.mark.parametrize(
     "training",
     [
-        pytest.param(False, marks=pytest.mark.xfail(strict=True, reason="api.resume leaves the model in train mode")),
+        False,
         True,
     ],
 )
@@ -436,7 +439,6 @@ def test_the_resumed_model_is_in_the_mode_of_the_given_one(training: bool, tmp_p
     assert {module.training for module in resumed.model.modules()} == {training}
 
 
-@pytest.mark.xfail(strict=True, reason="api.resume: a state dict of another model is a traceback")
 def test_resuming_with_another_model_is_one_line(tmp_path: Path) -> None:
     quick(model(), out=tmp_path)
     other = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
@@ -446,7 +448,6 @@ def test_resuming_with_another_model_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="api.prune sets the threads of the process for good")
 def test_the_number_of_threads_is_left_as_found() -> None:
     before = torch.get_num_threads()
     quick(model(), threads=before + 1)
@@ -455,7 +456,6 @@ def test_the_number_of_threads_is_left_as_found() -> None:
     assert after == before
 
 
-@pytest.mark.xfail(strict=True, reason="guidance: gradient asks frozen weights for gradients")
 def test_gradient_guidance_with_a_frozen_layer() -> None:
     net = model()
     net[0].requires_grad_(False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from evoprune.run import (
     Settings,
     Task,
     finish,
+    floor_of,
     make_settings,
     side,
     write_outputs,
@@ -37,6 +39,9 @@ __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
 Score = Callable[[nn.Module], float]
 SAMPLES = 3000
+"""Training samples that guidance looks at."""
+FINETUNE_STREAM = 0xF17E
+"""Place of a later fine-tuning's random stream beside those of the stages."""
 
 
 def prune(
@@ -81,31 +86,22 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    settings.setdefault("model", type(model).__name__)
     score = as_score(score)
     name = getattr(score, "function", score)
+    settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", getattr(name, "__name__", type(name).__name__).lower())
     chosen = make_settings(layers=list(layers) if layers is not None else None, **settings)
-    torch.set_num_threads(chosen.threads)
-    device = _device(chosen.device, model)
-    home, modes = _device("model", model), {module: module.training for module in model.modules()}
-    task = _task(model if inplace else copy.deepcopy(model), score, train, test, chosen, device)
-    resolve_layers(task.layers, chosen.layers or [])
-    folder = Folder.create(Path(out), chosen, overwrite) if out is not None else None
-    result = _carry_out(task, chosen, folder, listener, resume=False)
-    result.model.to(home)
-    for module, twin in zip(model.modules(), result.model.modules(), strict=True):
-        twin.training = modes[module]
-    return result
+    as_given = _like(model)
+    with _threads(chosen):
+        task = _task(model if inplace else copy.deepcopy(model), score, train, test, chosen)
+        return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener))
 
 
 def prune_named(settings: Settings, out: Path, overwrite: bool = False, listener: Listener | None = None) -> Result:
     """What `evoprune prune MODEL` does: model, checkpoint and data are given by name in the settings."""
-    torch.set_num_threads(settings.threads)
-    task, settings = _named_task(settings)
-    resolve_layers(task.layers, settings.layers or [])
-    folder = Folder.create(out, settings, overwrite)
-    return _carry_out(task, settings, folder, listener, resume=False)
+    with _threads(settings):
+        task, settings = _named_task(settings)
+        return _begin(task, settings, out, overwrite, listener)
 
 
 def resume(
@@ -127,20 +123,19 @@ def resume(
         test: as given to `prune`.
         listener: called with every event of the journal.
     """
-    folder, settings = Folder.open(Path(out))
-    torch.set_num_threads(settings.threads)
-    if settings.data is None and (model is None or score is None):
-        raise EvopruneError(
-            f"the run in {out} was started from Python with a model of its own; go on with"
-            " evoprune.resume(folder, model, score, train=...)"
-        )
-    if model is not None and score is not None:
-        task = _task(copy.deepcopy(model), score, train, test, settings, _device(settings.device, model))
-    else:
-        task, settings = _named_task(settings, folder.dense if folder.dense.exists() else None)
-    if folder.dense.exists():
-        task.model.load_state_dict(_read(folder.dense))
-    return _carry_out(task, settings, folder, listener, resume=folder.snapshot.exists())
+    with _opened(out) as (folder, found):
+        settings = found
+        dense = _read(folder.dense) if folder.dense.exists() else None
+        if model is None or score is None:
+            task, settings = _named_task(settings, dense)
+        else:
+            task = _task(copy.deepcopy(model), as_score(score), train, test, settings)
+            if dense is not None:
+                _load(task.model, dense, folder.dense)
+        resumed = folder.snapshot.exists()
+        dense_val_score = 0.0 if resumed else float(task.val_score(task.model))
+        result = _carry_out(task, settings, folder, dense_val_score, listener, resumed)
+        return result if model is None else _like(model)(result)
 
 
 def finetune(
@@ -151,49 +146,41 @@ def finetune(
     The folder's model.safetensors and result.json are replaced; the model from before stays beside as
     model.before-finetune.safetensors.
     """
-    folder, settings = Folder.open(Path(run))
-    summary = folder.read_result()
     if epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
-    torch.set_num_threads(settings.threads)
-    task, settings = _named_task(settings, folder.dense)
-    assert task.train is not None
-    dense = copy.deepcopy(task.model).eval()
-    masks = load_masks(folder.masks, task.layers)
-    task.model.load_state_dict(_read(folder.model))
-    recipe = Recipe(
-        epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule="cosine",
-        learning_rate=learning_rate or settings.learning_rate, weight_decay=settings.weight_decay,
-        distill=settings.distill,
-    )  # fmt: skip
-    tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
-    begun, done = time.perf_counter(), summary["finetune"]["epochs"]
-    for epoch in range(epochs):
-        loss = tuner.epoch(epoch, settings.seed, 0xF17E, done)
-        event = {"event": "epoch", "stage": -1, "epoch": epoch, "epochs": epochs, "loss": loss}
-        if listener is not None:
-            listener(event | {"val_score": float(task.val_score(task.model)), "seconds": time.perf_counter() - begun})
-    seconds = time.perf_counter() - begun
-    val_score = float(task.val_score(task.model))
-    summary["pruned"] = side(task, task.model, masks, val_score)
-    summary["finetune"] = {
-        "epochs": done + epochs,
-        "seconds": summary["finetune"]["seconds"] + round(seconds, 3),
-    }
-    summary["seconds"] = round(summary["seconds"] + seconds, 3)
-    save_tensors(_read(folder.model), folder.path / "model.before-finetune.safetensors")
-    result = Result(
-        task.model,
-        masks,
-        sparsity_of(masks, task.layers),
-        val_score,
-        summary.get("front", []),
-        summary,
-        folder.path,
-    )
-    write_outputs(folder, result, settings)
-    write_report(folder.path)
-    return result
+    with _opened(run) as (folder, found):
+        summary = folder.read_result()
+        task, settings = _named_task(found, _read(folder.dense))
+        assert task.train is not None
+        dense = copy.deepcopy(task.model).eval()
+        masks = load_masks(folder.masks, task.layers)
+        before = _read(folder.model)
+        _load(task.model, before, folder.model)
+        recipe = Recipe(
+            epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule="cosine",
+            learning_rate=settings.learning_rate if learning_rate is None else learning_rate,
+            weight_decay=settings.weight_decay, distill=settings.distill,
+        )  # fmt: skip
+        tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
+        begun, done = time.perf_counter(), summary["finetune"]["epochs"]
+        val_score = 0.0
+        for epoch in range(epochs):
+            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, done)
+            val_score = float(task.val_score(task.model))
+            event = {"event": "epoch", "stage": -1, "epoch": epoch, "epochs": epochs, "loss": loss}
+            if listener is not None:
+                listener(event | {"val_score": val_score, "seconds": time.perf_counter() - begun})
+        seconds = round(time.perf_counter() - begun, 3)
+        summary["pruned"] = side(task, task.model, masks, val_score)
+        summary["finetune"]["epochs"] += epochs
+        summary["finetune"]["seconds"] += seconds
+        summary["seconds"] += seconds
+        save_tensors(before, folder.path / "model.before-finetune.safetensors")
+        sparsity = sparsity_of(masks, task.layers)
+        result = Result(task.model, masks, sparsity, val_score, [], summary, folder.path)
+        write_outputs(folder, result, settings)
+        write_report(folder.path)
+        return result
 
 
 def evaluate(run: str | Path) -> dict[str, Any]:
@@ -202,47 +189,96 @@ def evaluate(run: str | Path) -> dict[str, Any]:
     Returns:
         model, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
     """
-    folder, settings = Folder.open(Path(run), lock=False)
-    recorded = folder.read_result()["pruned"]
-    torch.set_num_threads(settings.threads)
-    task, _ = _named_task(settings, folder.dense)
-    task.model.load_state_dict(_read(folder.model))
-    masks = load_masks(folder.masks, task.layers)
-    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-    apply_masks(task.model, masks)
-    if any(not torch.equal(before[name], tensor) for name, tensor in task.model.state_dict().items()):
-        raise EvopruneError(f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged")
-    measured = side(task, task.model, masks, float(task.val_score(task.model)))
-    return {"model": settings.model} | measured | {"recorded": recorded}
+    with _opened(run, lock=False) as (folder, settings):
+        recorded = folder.read_result()["pruned"]
+        task, _ = _named_task(settings, _read(folder.dense))
+        masks, weights = load_masks(folder.masks, task.layers), _read(folder.model)
+        _load(task.model, weights, folder.model)
+        apply_masks(task.model, masks)
+        if any(not torch.equal(weights[name], tensor.cpu()) for name, tensor in task.model.state_dict().items()):
+            raise EvopruneError(
+                f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged"
+            )
+        measured = side(task, task.model, masks, float(task.val_score(task.model)))
+        return {"model": settings.model} | measured | {"recorded": recorded}
+
+
+def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None) -> Result:
+    """Start a run. What can be wrong with the request is found before a folder is made."""
+    resolve_layers(task.layers, settings.layers or [])
+    dense_val_score = float(task.val_score(task.model))
+    floor_of(settings, dense_val_score)
+    if out is None:
+        return _carry_out(task, settings, None, dense_val_score, listener)
+    folder = Folder.create(out, settings, overwrite)
+    try:
+        return _carry_out(task, settings, folder, dense_val_score, listener)
+    finally:
+        folder.close()
 
 
 def _carry_out(
-    task: Task, settings: Settings, folder: Folder | None, listener: Listener | None, resume: bool
+    task: Task,
+    settings: Settings,
+    folder: Folder | None,
+    dense_val_score: float,
+    listener: Listener | None,
+    resumed: bool = False,
 ) -> Result:
-    """Run, finish, report; the folder's lock is given back whatever happens."""
+    """Run, finish, report."""
+    with torch.random.fork_rng(devices=[]):
+        for score in (task.val_score, task.test_score):
+            if isinstance(score, DataScore):
+                score.bind(task.model)
+        dense = copy.deepcopy(task.model)
+        if folder is not None and not folder.dense.exists():
+            save_tensors(dense.state_dict(), folder.dense)
+        runner = Runner(task, settings, folder, dense_val_score, listener, resumed)
+        runner.run()
+        result = finish(runner, dense)
+    if folder is not None:
+        write_report(folder.path)
+    return result
+
+
+@contextmanager
+def _opened(run: str | Path, lock: bool = True) -> Iterator[tuple[Folder, Settings]]:
+    """A run folder and its settings, with the number of threads the run was made with."""
+    folder, settings = Folder.open(Path(run), lock)
     try:
-        with torch.random.fork_rng(devices=[]):
-            for score in (task.val_score, task.test_score):
-                if isinstance(score, DataScore):
-                    score.bind(task.model)
-            dense = copy.deepcopy(task.model)
-            if folder is not None and not folder.dense.exists():
-                save_tensors(dense.state_dict(), folder.dense)
-            runner = Runner(task, settings, folder, listener, resume)
-            runner.run()
-            result = finish(runner, dense)
-        if folder is not None:
-            write_report(folder.path)
-        return result
+        with _threads(settings):
+            yield folder, settings
     finally:
-        if folder is not None:
-            folder.close()
+        folder.close()
 
 
-def _task(
-    model: nn.Module, score: Score, train: Any, test: Score | None, settings: Settings, device: torch.device
-) -> Task:
-    score = as_score(score)
+@contextmanager
+def _threads(settings: Settings) -> Iterator[None]:
+    """The order of floating-point sums follows the number of threads, so it is a setting of the run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _like(model: nn.Module) -> Callable[[Result], Result]:
+    """Remembers device and modes of a model, to give a result's model the same."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    modes = [module.training for module in model.modules()]
+
+    def put_back(result: Result) -> Result:
+        result.model.to(device)
+        for module, training in zip(result.model.modules(), modes, strict=True):
+            module.training = training
+        return result
+
+    return put_back
+
+
+def _task(model: nn.Module, score: Score, train: Any, test: Score | None, settings: Settings) -> Task:
+    device = _device(settings.device)
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
     samples = None
@@ -254,12 +290,20 @@ def _task(
     return Task(model, layers, score, source, samples, None if test is None else as_score(test))
 
 
-def _named_task(settings: Settings, dense: Path | None = None) -> tuple[Task, Settings]:
-    """Model, checkpoint and data of the settings; the settings come back with the names that were used."""
+def _named_task(settings: Settings, dense: dict[str, Tensor] | None = None) -> tuple[Task, Settings]:
+    """Model, checkpoint and data of the settings; the settings come back with the names that were used.
+
+    With `dense`, weights that a run folder holds, the checkpoint is not read.
+    """
+    if settings.data is None and dense is not None:
+        raise EvopruneError(
+            "this run was started from Python with a model of its own; go on with"
+            " evoprune.resume(folder, model, score, train=...), or load model.safetensors from the folder"
+        )
     model = load_model(settings.model)
     checkpoint = settings.checkpoint or default_checkpoint(settings.model)
     if dense is not None:
-        model.load_state_dict(_read(dense))
+        _load(model, dense, "the run's weights")
     elif checkpoint is not None:
         load_checkpoint(model, checkpoint)
     name = settings.data or (BUILT_IN[settings.model].data if settings.model in BUILT_IN else None)
@@ -267,7 +311,7 @@ def _named_task(settings: Settings, dense: Path | None = None) -> tuple[Task, Se
         raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
     data = load_data(name)
     check_data_fits(model, data)
-    device = _device(settings.device, model)
+    device = _device(settings.device)
     model.to(device)
     train = data.train
     source = TensorSource(train.inputs, train.targets, settings.batch_size, device=device)
@@ -290,11 +334,17 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise EvopruneError(f"cannot read {path}: {error}; the run folder is damaged") from error
 
 
-def _device(wanted: str, model: nn.Module) -> torch.device:
-    """The device of the settings; `auto` takes the GPU where there is one, `model` where the model is."""
-    first = next(model.parameters(), None)
-    if wanted == "model":
-        return torch.device("cpu") if first is None else first.device
+def _load(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise EvopruneError(
+            f"{source} does not fit the model {type(model).__name__}: other names or shapes; give the model of the run"
+        ) from error
+
+
+def _device(wanted: str) -> torch.device:
+    """The device of the settings; `auto` takes the GPU where there is one."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise EvopruneError("--device cuda: this PyTorch sees no GPU; use --device cpu or install a CUDA build")
     if wanted == "auto":

@@ -68,15 +68,21 @@ def _even(values: Tensor, mask: Tensor) -> Tensor:
 def _gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """|weight * gradient|: the first-order change of the loss when a weight goes (Molchanov et al. 2019)."""
     weights = [weight_of(model, layer.name) for layer in layers]
+    frozen = [weight for weight in weights if not weight.requires_grad]
     totals = [torch.zeros_like(weight) for weight in weights]
     mode = model.training
     model.eval()
+    for weight in frozen:
+        weight.requires_grad_(True)
     with torch.enable_grad():
         for batch, labels in zip(inputs.split(250), targets.split(250), strict=True):
-            gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), weights)
+            gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), weights, allow_unused=True)
             for total, weight, gradient in zip(totals, weights, gradients, strict=True):
-                total.add_((weight * gradient).abs().detach())
+                if gradient is not None:
+                    total.add_((weight * gradient).abs().detach())
     model.train(mode)
+    for weight in frozen:
+        weight.requires_grad_(False)
     return {layer.name: total for layer, total in zip(layers, totals, strict=True)}
 
 

@@ -56,11 +56,27 @@ def test_what_is_given_wins_and_none_is_not_given() -> None:
      ("guidance", "oracle"), ("nonsense", 1), ("weight_decay", -1), ("optimizer", "lion")],
 )  # fmt: skip
 def test_out_of_range_is_one_line_that_names_the_option(field: str, value: Any) -> None:
+    preset = {"preset": "original"} if field in ("alpha", "initial_sparsity") else {}
     with pytest.raises(EvopruneError) as error:
-        make_settings(model="m", **{field: value})
+        make_settings(**({"model": "m"} | preset | {field: value}))
     assert "\n" not in str(error.value)
     assert "--" + field.replace("_", "-") in str(error.value)
     assert isinstance(value, list) or repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"preset": "original", "sparsity": 0.9}, "--sparsity"), ({"sparsity": 0.9, "passes": [0.5]}, "--passes"),
+     ({"alpha": 0.5}, "--alpha"), ({"initial_sparsity": 0.2}, "--initial-sparsity"), ({"layers": []}, "layers")],
+)  # fmt: skip
+def test_options_that_would_be_ignored_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(EvopruneError, match=says):
+        make_settings(model="m", **given)
+
+
+def test_passes_that_end_with_one_stop_at_a_floor() -> None:
+    assert make_settings(model="m", passes=[0.6, 1.0]).max_drop == 1.0
+    assert make_settings(model="m", passes=[0.6, 0.9]).max_drop is None
 
 
 def test_contradictions_are_refused() -> None:

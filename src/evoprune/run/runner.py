@@ -26,7 +26,7 @@ from evoprune.spaces import WeightSpace, pack_bits, unpack_bits
 from evoprune.surgery import FineTuner, apply_masks, save_masks, swap_weights
 from evoprune.training import Recipe
 
-__all__ = ["Listener", "Runner"]
+__all__ = ["Listener", "Runner", "floor_of"]
 
 Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
@@ -45,6 +45,7 @@ class Runner:
         task: live objects; `task.model` is changed in place.
         settings: of the run.
         folder: where journal and snapshots go; None keeps nothing.
+        dense_val_score: validation score of `task.model` as it is.
         listener: told of every event.
         resume: go on from the folder's snapshot.
     """
@@ -54,6 +55,7 @@ class Runner:
         task: Task,
         settings: Settings,
         folder: Folder | None,
+        dense_val_score: float,
         listener: Listener | None = None,
         resume: bool = False,
     ) -> None:
@@ -68,39 +70,21 @@ class Runner:
             self._put(self.state.now)
         else:
             kept = self._kept({layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self.layers})
-            self.state = RunState(now=kept, accepted=kept)
+            self.state = RunState(now=kept, accepted=kept, dense_val_score=dense_val_score)
         self.journal = Journal(folder.journal if folder else None, self.state.journal_bytes)
         self.started = time.perf_counter() - self.state.seconds
         if not resume:
             self._start()
 
     def _start(self) -> None:
-        score = float(self.task.val_score(self.task.model))
-        self.state.dense_val_score = score
-        self.floor_or_error(score)
-        self._tell("run_start", dense_val_score=score, layers=describe_layers(self.layers, {}))
+        layers = describe_layers(self.layers, {})
+        self._tell("run_start", dense_val_score=self.state.dense_val_score, layers=layers)
         self._snapshot()
-
-    def floor_or_error(self, dense: float) -> float | None:
-        """The validation score that the pruned model has to keep, or None.
-
-        Raises:
-            EvopruneError: the dense model itself does not reach it.
-        """
-        settings = self.settings
-        if settings.max_drop is not None:
-            return dense - settings.max_drop / 100
-        if settings.floor is not None and settings.floor > dense:
-            raise EvopruneError(
-                f"the floor {settings.floor:g} is above the dense model's own validation score {dense:.4f};"
-                f" give a --floor below it, or --max-drop in points"
-            )
-        return settings.floor
 
     @property
     def floor(self) -> float | None:
-        """The validation score to keep."""
-        return self.floor_or_error(self.state.dense_val_score)
+        """The validation score to keep, or None."""
+        return floor_of(self.settings, self.state.dense_val_score)
 
     def run(self) -> None:
         """Ask the schedule, search, fine-tune, keep or go back; until there is no next stage."""
@@ -364,3 +348,19 @@ def _never_empty(genome: Tensor, space: WeightSpace) -> Tensor:
         part[0] |= not bool(part.any())
         first += layer.size
     return genome
+
+
+def floor_of(settings: Settings, dense_val_score: float) -> float | None:
+    """The validation score that a pruned model has to keep, or None.
+
+    Raises:
+        EvopruneError: the dense model itself does not reach it.
+    """
+    if settings.max_drop is not None:
+        return dense_val_score - settings.max_drop / 100
+    if settings.floor is not None and settings.floor > dense_val_score:
+        raise EvopruneError(
+            f"the floor {settings.floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
+            f" give a --floor below it, or --max-drop in points"
+        )
+    return settings.floor

@@ -131,17 +131,19 @@ def _ladder(
 def _next_target(
     settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome], most: float
 ) -> float | None:
-    if settings.passes is not None:
-        return settings.passes[len(accepted)] if not failed and len(accepted) < len(settings.passes) else None
+    given = [target for target in settings.passes or [] if target < 1]
+    if len(accepted) < len(given) and not failed:
+        return given[len(accepted)]
+    if given and (settings.passes == given or len(accepted) < len(given)):
+        return None
     density = 1 - accepted[-1].target if accepted else 1.0
     if failed:
         too_few = 1 - min(outcome.target for outcome in failed)
         if len(failed) >= TRIES_AT_FLOOR or too_few > NEAR * density:
             return None
         return 1 - math.sqrt(density * too_few)
-    if accepted and accepted[-1].target >= min(most, settings.sparsity or 1.0):
-        return None
     density *= FIRST_STEPS if density > LATER else LATER_STEPS
     if settings.sparsity is not None and density < 1.15 * (1 - settings.sparsity):
-        return settings.sparsity
-    return min(most, round(1 - density, 12))
+        density = 1 - settings.sparsity
+    target = min(most, round(1 - density, 12))
+    return None if accepted and accepted[-1].target >= target else target

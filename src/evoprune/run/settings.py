@@ -111,8 +111,9 @@ def make_settings(**given: Any) -> Settings:
             defaults.pop("floor")
         if given.get("guidance", "none") != "none":
             raise EvopruneError("--guidance has no effect with --preset original; leave one of them out")
-    elif {"floor", "max_drop", "sparsity", "passes"}.isdisjoint(given):
+    elif {"floor", "max_drop", "sparsity"}.isdisjoint(given) and given.get("passes", [1.0])[-1:] == [1.0]:
         defaults["max_drop"] = DEFAULT_MAX_DROP
+    _refuse_contradictions(given, preset)
     if "floor" in given and "max_drop" in given:
         raise EvopruneError("--floor and --max-drop say the same thing in two ways; give one of them")
     try:
@@ -122,6 +123,22 @@ def make_settings(**given: Any) -> Settings:
         name = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
         reason = first["msg"].removeprefix("Value error, ")
         raise EvopruneError(f"{name} {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
+    """Options that would be ignored in silence are an error instead."""
+    if given.get("layers") == []:
+        raise EvopruneError("layers is empty; name the layers to prune, or leave it out to prune all")
+    if preset == "original" and "sparsity" in given:
+        raise EvopruneError(
+            "--sparsity is not a goal of --preset original, which prunes as far as its fitness leads; use --passes"
+            " for its thresholds, or --preset default"
+        )
+    if "sparsity" in given and "passes" in given:
+        raise EvopruneError("--sparsity and --passes both set the goal; give one of them")
+    for name in ("alpha", "initial_sparsity"):
+        if name in given and preset != "original":
+            raise EvopruneError(f"--{name.replace('_', '-')} belongs to --preset original; leave it out")
 
 
 def parse_duration(text: str) -> float:
