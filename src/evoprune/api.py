@@ -161,6 +161,8 @@ def finetune(
             learning_rate=settings.learning_rate if learning_rate is None else learning_rate,
             weight_decay=settings.weight_decay, distill=settings.distill,
         )  # fmt: skip
+        if settings.distill and isinstance(task.train, TensorSource):
+            task.train.ask(dense)
         tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
         begun, done = time.perf_counter(), summary["finetune"]["epochs"]
         val_score = 0.0
@@ -170,6 +172,7 @@ def finetune(
             event = {"event": "epoch", "stage": -1, "epoch": epoch, "epochs": epochs, "loss": loss}
             if listener is not None:
                 listener(event | {"val_score": val_score, "seconds": time.perf_counter() - begun})
+        tuner.close()
         seconds = round(time.perf_counter() - begun, 3)
         summary["pruned"] = side(task, task.model, masks, val_score)
         summary["finetune"]["epochs"] += epochs

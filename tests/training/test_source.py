@@ -28,7 +28,7 @@ def data(samples: int = 20) -> tuple[Tensor, Tensor]:
 
 
 def order(source: Any, seed: int = 0) -> list[int]:
-    return [int(target) for _, targets in source.batches(rng(seed)) for target in targets]
+    return [int(target) for _, targets, _ in source.batches(rng(seed)) for target in targets]
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 1000))
@@ -37,11 +37,11 @@ def test_an_epoch_is_every_sample_once_with_its_target(samples: int, batch_size:
     source = TensorSource(*data(samples), batch_size)
     batches = list(source.batches(rng(seed)))
     assert len(batches) == source.steps
-    sizes = [len(targets) for _, targets in batches]
+    sizes = [len(targets) for _, targets, _ in batches]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
-    assert all(torch.equal(inputs[:, 0].long(), targets) for inputs, targets in batches)
-    assert sorted(int(t) for _, targets in batches for t in targets) == list(range(samples))
+    assert all(torch.equal(inputs[:, 0].long(), targets) for inputs, targets, _ in batches)
+    assert sorted(int(t) for _, targets, _ in batches for t in targets) == list(range(samples))
 
 
 def test_the_order_follows_the_generator_alone() -> None:
@@ -56,7 +56,7 @@ def test_the_order_follows_the_generator_alone() -> None:
 def test_shifts_move_the_image_and_bring_the_fill_in() -> None:
     image = torch.arange(1.0, 17).view(1, 1, 4, 4)
     source = TensorSource(image.repeat(200, 1, 1, 1), torch.arange(200), 200, shift=1, fill=torch.full((1, 1, 1), -5.0))
-    ((inputs, _),) = source.batches(rng())
+    ((inputs, *_),) = source.batches(rng())
     padded = torch.nn.functional.pad(image[0, 0] + 5, (1,) * 4) - 5
     possible = {tuple(padded[r : r + 4, c : c + 4].flatten().tolist()) for r in range(3) for c in range(3)}
     assert {tuple(row.flatten().tolist()) for row in inputs} == possible
@@ -65,7 +65,7 @@ def test_shifts_move_the_image_and_bring_the_fill_in() -> None:
 def test_flips_mirror_about_every_second_image() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4)
     source = TensorSource(image.repeat(200, 1, 1, 1), torch.arange(200), 200, flip=True)
-    ((inputs, _),) = source.batches(rng())
+    ((inputs, *_),) = source.batches(rng())
     mirrored = [bool(torch.equal(row, image[0].flip(2))) for row in inputs]
     assert all(flip or torch.equal(row, image[0]) for row, flip in zip(inputs, mirrored, strict=True))
     assert 60 < sum(mirrored) < 140
@@ -118,14 +118,14 @@ def global_states() -> tuple[Any, ...]:
 def test_augmentation_in_the_users_data_is_repeatable_and_leaves_no_trace() -> None:
     source = LoaderSource(DataLoader(Noisy(), 2))
     before = global_states()
-    first = torch.cat([inputs for inputs, _ in source.batches(rng(3))])
+    first = torch.cat([inputs for inputs, *_ in source.batches(rng(3))])
     assert global_states() == before
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     random.seed(1)
-    second = torch.cat([inputs for inputs, _ in source.batches(rng(3))])
+    second = torch.cat([inputs for inputs, *_ in source.batches(rng(3))])
     assert torch.equal(first, second)
-    assert not torch.equal(first, torch.cat([inputs for inputs, _ in source.batches(rng(4))]))
+    assert not torch.equal(first, torch.cat([inputs for inputs, *_ in source.batches(rng(4))]))
     assert len(first.unique()) == first.numel()
 
 

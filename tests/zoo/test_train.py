@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError
+from evoprune.training import TensorSource
 from evoprune.zoo import Data, Recipe, Split, accuracy, load_checkpoint, train
-from evoprune.zoo.train import _shift_windows
 
 RECIPE = Recipe(epochs=4, batch_size=10, learning_rate=0.02, shift=1, flip=False)
 
@@ -115,7 +115,8 @@ def test_a_model_of_another_shape_is_refused(tiny: Data, tmp_path: Path) -> None
 
 def test_shifted_images_come_with_black_edges() -> None:
     images = torch.arange(2 * 9.0).reshape(2, 1, 3, 3)
-    windows = _shift_windows(images, 1, torch.full((1, 1, 1), -5.0))
+    source = TensorSource(images, torch.zeros(2, dtype=torch.long), 2, shift=1, fill=torch.full((1, 1, 1), -5.0))
+    windows = source.windows
     assert torch.equal(windows[1, :, 1, 1], images[1])
     shifted: Tensor = windows[torch.tensor([0, 1]), :, torch.tensor([0, 2]), torch.tensor([1, 0])]
     assert torch.equal(shifted[0, 0], torch.cat([torch.full((1, 3), -5.0), images[0, 0, :2]]))
@@ -143,7 +144,7 @@ def test_weight_decay_spares_biases() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("epochs", 0), ("batch_size", 0), ("optimizer", "adam"), ("learning_rate", 0.0), ("shift", -1),
+        ("epochs", 0), ("batch_size", 0), ("optimizer", "lion"), ("learning_rate", 0.0), ("shift", -1),
         ("learning_rate", float("nan")), ("weight_decay", -1.0), ("schedule", "step"),
         ("label_smoothing", 1.0),
     ],

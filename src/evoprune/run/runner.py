@@ -24,7 +24,7 @@ from evoprune.run.task import Task
 from evoprune.search import Algorithm, BudgetGA, OriginalGA, Population, best_of
 from evoprune.spaces import WeightSpace, pack_bits, unpack_bits
 from evoprune.surgery import FineTuner, apply_masks, save_masks, swap_weights
-from evoprune.training import Recipe
+from evoprune.training import Recipe, TensorSource
 
 __all__ = ["Listener", "Runner", "floor_of"]
 
@@ -62,6 +62,8 @@ class Runner:
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
         self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
+        if self.teacher is not None and isinstance(task.train, TensorSource):
+            task.train.ask(self.teacher)
         self.device = next(task.model.parameters()).device
         self.last_snapshot = 0.0
         reuse_freed_memory()
@@ -232,6 +234,7 @@ class Runner:
             self._tell("epoch", stage=final, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
             self._snapshot()
         state.optimizer = {}
+        tuner.close()
 
     def _settle(self, stage: Stage) -> None:
         """Keep what the stage gave if the floor holds; else go back to what was kept before."""

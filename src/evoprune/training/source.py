@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from evoprune.core import EvopruneError
 from evoprune.training.random_state import OwnRandomState
 
 __all__ = ["Batch", "BatchSource", "LoaderSource", "TensorSource", "as_source", "first_samples"]
 
-Batch = tuple[Tensor, Tensor]
-"""(B, ...) inputs and (B,) targets."""
+
+class Batch(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        inputs: (B, ...).
+        targets: (B,) class numbers.
+        answers: (B, C) a teacher's logits for these inputs, where they were asked for beforehand.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    answers: Tensor | None = None
 
 
 class BatchSource(Protocol):
@@ -62,6 +73,17 @@ class TensorSource:
         self.shift = shift if inputs.dim() == 4 else 0
         self.steps = math.ceil(len(inputs) / batch_size)
         self.windows = self._windows(torch.zeros(1) if fill is None else fill)
+        self.answers: Tensor | None = None
+
+    @torch.no_grad()
+    def ask(self, teacher: nn.Module, batch_size: int = 500) -> None:
+        """Keep the teacher's logits for every sample, so that epochs need not run it again.
+
+        Where images are augmented a teacher has to see each one anew: then nothing is kept.
+        """
+        self.answers = None
+        if not self.shift and not self.flip:
+            self.answers = torch.cat([teacher(part) for part in self.inputs.split(batch_size)])
 
     def _windows(self, fill: Tensor) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
@@ -86,7 +108,7 @@ class TensorSource:
                 inputs = self.inputs[index]
             if self.flip:
                 inputs = torch.where(flips[index, None, None, None], inputs.flip(3), inputs)
-            yield inputs, self.targets[index]
+            yield Batch(inputs, self.targets[index], None if self.answers is None else self.answers[index])
 
 
 class LoaderSource:
@@ -121,14 +143,14 @@ class LoaderSource:
                 raise EvopruneError(
                     f"the training data gives {type(batch).__name__} where (inputs, targets) was expected"
                 ) from error
-            yield inputs.to(self.device), targets.to(self.device)
+            yield Batch(inputs.to(self.device), targets.to(self.device))
 
 
-def first_samples(source: BatchSource, count: int) -> Batch:
+def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
     """Some `count` samples of the training data, always the same ones: (count, ...) inputs and (count,) targets."""
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
-    for batch_inputs, batch_targets in source.batches(torch.Generator().manual_seed(0)):
+    for batch_inputs, batch_targets, _ in source.batches(torch.Generator().manual_seed(0)):
         inputs.append(batch_inputs)
         targets.append(batch_targets)
         if sum(len(part) for part in inputs) >= count:
