@@ -38,19 +38,19 @@ class Settings(BaseModel):
     alpha: float = Field(0.8, ge=0, le=1)
 
     population: int = Field(12, ge=2)
-    generations: int = Field(8, ge=1)
+    generations: int = Field(5, ge=1)
     crossover_rate: float = Field(0.8, ge=0, le=1)
     mutation_rate: float = Field(0.002, ge=0, le=1)
     initial_sparsity: float = Field(0.1, ge=0, lt=1)
 
     finetune_epochs: int = Field(2, ge=0)
-    final_epochs: int = Field(10, ge=0)
+    final_epochs: int = Field(8, ge=0)
     optimizer: Literal["adamw", "adam", "sgd"] = "adam"
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     final_schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(128, ge=1)
-    distill: float = Field(0.9, ge=0, le=1)
+    distill: float = Field(0.5, ge=0, le=1)
 
     time_limit_seconds: float | None = Field(None, gt=0)
     memory_mb: int = Field(1024, ge=16)

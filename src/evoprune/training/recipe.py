@@ -48,8 +48,8 @@ class Recipe:
     label_smoothing: float = 0.0
     shift: int = 0
     flip: bool = False
-    distill: float = 0.9
-    temperature: float = 4.0
+    distill: float = 0.5
+    temperature: float = 2.0
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[bool, str]] = {
