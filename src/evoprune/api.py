@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from evoprune.zoo import BUILT_IN, check_data_fits, default_checkpoint, load_che
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
 Score = Callable[[nn.Module], float]
+log = logging.getLogger("evoprune")
+
 SAMPLES = 3000
 """Training samples that guidance looks at."""
 FINETUNE_STREAM = 0xF17E
@@ -313,6 +316,11 @@ def _named_task(settings: Settings, dense: dict[str, Tensor] | None = None) -> t
     if name is None:
         raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
     data = load_data(name)
+    if name == "mnist-sample" and checkpoint == default_checkpoint("lenet5"):
+        log.warning(
+            "the shipped LeNet-5 has seen the images of mnist-sample in training, so its accuracy there proves nothing;"
+            " use --data mnist, or train one: evoprune train lenet5 --data mnist-sample --out FILE"
+        )
     check_data_fits(model, data)
     device = _device(settings.device)
     model.to(device)

@@ -134,6 +134,8 @@ def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
             "--sparsity is not a goal of --preset original, which prunes as far as its fitness leads; use --passes"
             " for its thresholds, or --preset default"
         )
+    if given.get("workers", 1) not in (0, 1):
+        raise EvopruneError(f"--workers {given['workers']}: only 1 so far; scoring already uses all cores")
     if "sparsity" in given and "passes" in given:
         raise EvopruneError("--sparsity and --passes both set the goal; give one of them")
     for name in ("alpha", "initial_sparsity"):
