@@ -93,7 +93,7 @@ def test_a_floor_that_fails_is_tried_between_and_ends() -> None:
     for outcome in history[first_failure + 1 : len(targets(stages))]:
         assert history[first_failure - 1].target < outcome.target < history[first_failure].target
     assert stages[-1].layers == ()
-    assert stages[-1].final_epochs == 10
+    assert stages[-1].final_epochs == make_settings(model="m").final_epochs
     assert stages[-1].target == accepted[-1] == max(accepted)
     assert sum(stage.layers == () for stage in stages) == 1
 

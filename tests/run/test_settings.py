@@ -15,7 +15,7 @@ from evoprune.run import Settings, make_settings, parse_duration
 
 
 def test_the_default_keeps_a_drop_unless_another_goal_is_given() -> None:
-    assert make_settings(model="m").max_drop == 1.0
+    assert make_settings(model="m").max_drop == 0.75
     for goal in ({"floor": 0.5}, {"sparsity": 0.9}, {"passes": [0.5]}):
         assert make_settings(model="m", **goal).max_drop is None
     assert make_settings(model="m", sparsity=0.9).floor is None
@@ -75,7 +75,7 @@ def test_options_that_would_be_ignored_are_refused(given: dict[str, Any], says: 
 
 
 def test_passes_that_end_with_one_stop_at_a_floor() -> None:
-    assert make_settings(model="m", passes=[0.6, 1.0]).max_drop == 1.0
+    assert make_settings(model="m", passes=[0.6, 1.0]).max_drop == 0.75
     assert make_settings(model="m", passes=[0.6, 0.9]).max_drop is None
 
 

@@ -222,10 +222,13 @@ class Runner:
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
         for epoch in range(max(first, state.step), last):
+            if stage.only_below_floor and epoch == (first + last) // 2 and self._hopeless(first):
+                break
             begun = time.perf_counter()
             loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1)
             val_score = self._val_score()
             state.step = epoch + 1
+            state.epoch_scores.append(val_score)
             state.finetune_epochs += 1
             state.finetune_seconds += time.perf_counter() - begun
             state.optimizer = tuner.state()
@@ -235,6 +238,11 @@ class Runner:
             self._snapshot()
         state.optimizer = {}
         tuner.close()
+
+    def _hopeless(self, first: int) -> bool:
+        """Half-way, whether more is missing to the floor than the first half brought; the second brings less."""
+        floor, scores = self.floor, self.state.epoch_scores
+        return floor is not None and first > 0 and floor - scores[-1] > scores[-1] - scores[first - 1]
 
     def _settle(self, stage: Stage) -> None:
         """Keep what the stage gave if the floor holds; else go back to what was kept before."""
@@ -252,7 +260,7 @@ class Runner:
         else:
             state.now = state.accepted
             self._put(state.now)
-        state.stage, state.phase, state.step = None, "search", 0
+        state.stage, state.phase, state.step, state.epoch_scores = None, "search", 0, []
         self._tell(
             "stage_end",
             stage=stage.index,

@@ -92,7 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 ORIGINAL_ONE_LAYER = {"generations": 20, "mutation_rate": 0.05, "final_epochs": 0}
-DEFAULT_MAX_DROP = 1.0
+DEFAULT_MAX_DROP = 0.75
 
 
 def make_settings(**given: Any) -> Settings:

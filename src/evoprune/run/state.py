@@ -44,6 +44,8 @@ class RunState:
     stage: Stage | None = None
     phase: str = "search"
     step: int = 0
+    epoch_scores: list[float] = field(default_factory=list)
+    """Validation scores after the epochs of the present stage."""
     dense_val_score: float = 0.0
     evaluations: int = 0
     samples_scored: int = 0
