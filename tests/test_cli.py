@@ -65,7 +65,7 @@ def test_prune_writes_what_the_contract_names(finished: Path) -> None:
     assert [layer["name"] for layer in result["layers"]] == LAYERS
     assert result["pruned"]["sparsity"] == pytest.approx(0.5, abs=1e-4) == zeros / result["pruned"]["weights"]
     assert result["dense"].keys() >= {"val_score", "test_score", "weights", "file_bytes"}
-    assert result["search"].keys() == {"generations", "evaluations", "full_evaluations", "seconds"}
+    assert result["search"].keys() == {"generations", "evaluations", "full_evaluations", "seconds", "peak_memory_mb"}
     assert result["search"]["evaluations"] == 4
     assert result["finetune"]["epochs"] == 1
     events = [json.loads(line)["event"] for line in (finished / "journal.jsonl").read_text().splitlines()]

@@ -105,6 +105,9 @@ def prune(
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
     time_limit: Annotated[str | None, typer.Option(help="90s, 10m or 1h; ends in a valid, fine-tuned result.")] = None,
     memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use.")] = None,
+    scoring: Annotated[
+        str | None, typer.Option(help="Fast ways to use, of prefix,batched,racing,precision (all), or reference.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[Device, typer.Option()] = Device.auto,
     workers: Annotated[int, typer.Option(help="Processes (1 so far).")] = 1,
@@ -126,7 +129,7 @@ def prune(
             finetune_epochs=finetune_epochs, final_epochs=final_epochs, learning_rate=learning_rate,
             batch_size=batch_size, distill=distill, include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
-            seed=seed, device=device.value, workers=workers,
+            scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
             command=shlex.join(["evoprune", *sys.argv[1:]]),
         )  # fmt: skip
         with ProgressView(quiet) as view:
@@ -302,6 +305,12 @@ def _numbers(text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise EvopruneError(f"--passes {text!r}: expected numbers with commas, such as 0.6,1.0") from None
+
+
+def _ways(text: str | None) -> list[str] | None:
+    if text is None or text == "reference":
+        return None if text is None else []
+    return text.split(",")
 
 
 def _guard(call: Callable[[], None], debug: bool, go_on: str = "nothing was changed") -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, prunable_layers
 from evoprune.evaluate import WAYS, ReferenceEvaluator, SampledEvaluator, make_evaluator
-from evoprune.evaluate.runners import GraphRunner, OneByOne
+from evoprune.evaluate.graph_runner import GraphRunner
+from evoprune.evaluate.runners import OneByOne
 from evoprune.scoring import Accuracy, DataScore, Fidelity, NegativeLoss
 
 from .conftest import BatchStatistics, make_case

@@ -1,4 +1,4 @@
-"""bfloat16 is used only where it is faster and agrees."""
+"""bfloat16 is used only where the hardware has it, the model is heavy, and the scores agree."""
 
 import pytest
 import torch
@@ -11,22 +11,31 @@ from evoprune.scoring import Accuracy
 from .conftest import make_case
 
 
-@pytest.mark.parametrize(("seconds", "difference", "taken"), [(0.5, 0.0, True), (0.95, 0.0, False), (0.5, 0.1, False)])
-def test_both_speed_and_agreement_decide(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, difference: float, taken: bool
+@pytest.mark.parametrize(
+    ("hardware", "flops", "difference", "taken"),
+    [(True, 1e9, 0.0, True), (True, 1e4, 0.0, False), (True, 1e9, 0.1, False), (False, 1e9, 0.0, False)],
+)
+def test_hardware_weight_and_agreement_decide(
+    monkeypatch: pytest.MonkeyPatch, hardware: bool, flops: float, difference: float, taken: bool
 ) -> None:
-    clock = [0.0]
-
-    def scores(_: SampledEvaluator, plans: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        clock[0] += seconds if dtype == torch.bfloat16 else 1.0
+    def scores(evaluator: SampledEvaluator, plans: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        assert evaluator.sample_flops > 0
         return torch.full((len(plans["9"]),), 0.9 + difference * (dtype == torch.bfloat16))
 
     monkeypatch.setattr(SampledEvaluator, "sample_scores", scores)
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(precision, "_computes_in_bfloat16", lambda _: hardware)
+    monkeypatch.setattr(precision, "LEAST_FLOPS", 1.0 if flops > 1e6 else 1e12)
     model, inputs, targets = make_case("lenet")
-    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"], methods=["batched", "precision"])
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"])
     assert isinstance(evaluator, SampledEvaluator)
     assert (evaluator.dtype == torch.bfloat16) is taken
+
+
+def test_operations_are_counted() -> None:
+    model, inputs, targets = make_case("lenet")
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["7"])
+    assert isinstance(evaluator, SampledEvaluator)
+    assert evaluator.sample_flops == 2 * (24 * 16 + 16 * 4)  # the layer itself and the one behind it
 
 
 @pytest.mark.parametrize("name", ["lenet", "residual", "attention"])

@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from evoprune.core import Evaluator, EvopruneError, weight_of
 from evoprune.evaluate.graph import UnsplittableError, split_model
+from evoprune.evaluate.graph_runner import GraphRunner
 from evoprune.evaluate.memory import bytes_of
-from evoprune.evaluate.precision import bfloat16_pays
+from evoprune.evaluate.precision import bfloat16_suits
 from evoprune.evaluate.reference import ReferenceEvaluator, masked
-from evoprune.evaluate.runners import GraphRunner, OneByOne, Runner, candidate_weights
-from evoprune.evaluate.sampled import SampledEvaluator
+from evoprune.evaluate.runners import OneByOne, Runner, candidate_weights
+from evoprune.evaluate.sampled import Needs, SampledEvaluator
 from evoprune.scoring import DataScore, as_score, evaluating
 
 __all__ = ["WAYS", "make_evaluator"]
 
 WAYS = ("prefix", "batched", "racing", "precision")
-DEFAULT_WAYS = ("prefix", "batched", "racing")
 CHECKED_SAMPLES = 5
 
 log = logging.getLogger("evoprune")
@@ -34,7 +35,7 @@ def make_evaluator(
     *,
     device: torch.device | str = "cpu",
     batch_memory_mb: int = 1024,
-    methods: Sequence[str] = DEFAULT_WAYS,
+    methods: Sequence[str] = WAYS,
 ) -> Evaluator:
     """The fastest evaluator that fits model and score.
 
@@ -49,8 +50,8 @@ def make_evaluator(
             prefix: values before the first changed layer are computed once and kept;
             batched: many candidates run as one batch;
             racing: a candidate stops when it can no longer reach the floor;
-            precision: bfloat16, if measured faster and in agreement with float32 on some samples. Since this
-            depends on a measurement, two runs may choose differently: off unless asked for.
+            precision: bfloat16, on hardware that computes in it and for models that are heavy, if it agrees
+            with float32 on some samples; convolutions then run channels-last.
 
     Raises:
         EvopruneError: an unknown method or layer, or a score that does not fit the model.
@@ -66,30 +67,27 @@ def make_evaluator(
         return ReferenceEvaluator(model, score)
     score.bind(model)
     runner: Runner = OneByOne(model)
-    peak_numel = kept_numel = score.inputs[0].numel()
+    needs = Needs(score.inputs[0].numel(), score.inputs[0].numel(), 0.0)
     if {"prefix", "batched"} & set(methods):
         try:
             runner = GraphRunner(split_model(model, layers), weights)
-            peak_numel, kept_numel = _check(model, score, layers, runner, torch.device(device))
+            needs = _check(model, score, layers, runner, torch.device(device))
         except UnsplittableError as error:
             log.warning("candidates are scored one by one, which is slower: the model cannot be split: %s", error)
             runner = OneByOne(model)
     evaluator = SampledEvaluator(
-        model, score, layers, runner, peak_numel, kept_numel, memory_mb=batch_memory_mb, device=device,
+        model, score, layers, runner, needs, memory_mb=batch_memory_mb, device=device,
         keep_shared="prefix" in methods, racing="racing" in methods, together="batched" in methods,
     )  # fmt: skip
-    if "precision" in methods and bfloat16_pays(evaluator, model, layers):
+    if "precision" in methods and bfloat16_suits(evaluator, model, layers):
         evaluator.dtype = torch.bfloat16
     return evaluator
 
 
 def _check(
     model: nn.Module, score: DataScore, layers: Sequence[str], runner: GraphRunner, device: torch.device
-) -> tuple[int, int]:
+) -> Needs:
     """Compare two candidates, one of them dense, with the model itself on a few samples.
-
-    Returns:
-        Numbers in the largest value that one candidate makes of one sample, and in what candidates share.
 
     Raises:
         UnsplittableError: they differ.
@@ -110,7 +108,8 @@ def _check(
             shared = runner.shared(inputs.clone())
             weights = candidate_weights(model, masks)
             # Twice from the same kept values: an operation in place must not have changed them.
-            got = [runner.outputs(weights, shared) for _ in range(2)]
+            with FlopCounterMode(display=False) as counter:
+                got = [runner.outputs(weights, shared) for _ in range(2)]
         except Exception as error:
             raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
     for outputs in got:
@@ -118,4 +117,6 @@ def _check(
             raise UnsplittableError(f"its outputs became {tuple(outputs.shape)}")
         if not torch.allclose(outputs, torch.stack(wanted), rtol=1e-3, atol=1e-4, equal_nan=True):
             raise UnsplittableError("its outputs changed; does it mix the samples of a batch?")
-    return max(1, runner.peak_numel // (2 * len(inputs))), bytes_of(shared) // 4 // len(inputs)
+    samples = len(inputs)
+    flops = counter.get_total_flops() / (2 * 2 * samples)
+    return Needs(max(1, runner.peak_numel // (2 * samples)), bytes_of(shared) // 4 // samples, flops)

@@ -1,8 +1,10 @@
-"""bfloat16 where it pays: measured on the first samples, and only if it gives float32's scores."""
+"""bfloat16 where it pays: on hardware that computes in it, for models that are heavy, if the scores agree.
+
+Nothing here is measured with a clock, so that the same run on the same machine decides the same again.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -11,26 +13,28 @@ from torch import nn
 from evoprune.core import generator, weight_of
 from evoprune.evaluate.sampled import SampledEvaluator
 
-__all__ = ["bfloat16_pays"]
+__all__ = ["bfloat16_suits"]
 
-CANDIDATES, REPEATS = 4, 3
-NEEDED_GAIN = 1.2
-"""bfloat16 is taken when it is this many times faster."""
+CANDIDATES = 4
+LEAST_FLOPS = 2e7
+"""Operations that one candidate needs for one sample: below, conversions cost more than they save."""
 TOLERANCE = 0.01
-"""and the scores differ by no more than this, relative to float32's or absolute below 1."""
+"""The scores may differ by no more than this, relative to float32's or absolute below 1."""
 
 
-def bfloat16_pays(evaluator: SampledEvaluator, model: nn.Module, layers: Sequence[str]) -> bool:
-    """Whether bfloat16 scores a few random candidates faster on one chunk, in agreement with float32."""
+def bfloat16_suits(evaluator: SampledEvaluator, model: nn.Module, layers: Sequence[str]) -> bool:
+    """Whether bfloat16 is fast here and agrees with float32 on the scores of a few random candidates."""
+    if not _computes_in_bfloat16(evaluator.device) or evaluator.sample_flops < LEAST_FLOPS:
+        return False
     rng = generator(0)
     plans = {name: torch.rand(CANDIDATES, *weight_of(model, name).shape, generator=rng) < 0.8 for name in layers}
-    seconds, scores = {}, {}
-    for dtype in (torch.float32, torch.bfloat16):
-        taken = []
-        for _ in range(REPEATS):
-            begun = time.perf_counter()
-            scores[dtype] = evaluator.sample_scores(plans, dtype)
-            taken.append(time.perf_counter() - begun)
-        seconds[dtype] = min(taken)
-    faster = seconds[torch.float32] >= NEEDED_GAIN * seconds[torch.bfloat16]
-    return faster and torch.allclose(scores[torch.bfloat16], scores[torch.float32], rtol=TOLERANCE, atol=TOLERANCE)
+    exact, rounded = (evaluator.sample_scores(plans, dtype) for dtype in (torch.float32, torch.bfloat16))
+    return torch.allclose(rounded, exact, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether there are bfloat16 matrix instructions, as opposed to an emulation that is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +16,27 @@ from evoprune.evaluate.reference import check_plans
 from evoprune.evaluate.runners import Runner, candidate_weights
 from evoprune.scoring import DataScore, evaluating
 
-__all__ = ["SampledEvaluator"]
+__all__ = ["Needs", "SampledEvaluator"]
 
 BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
 """Largest value of a block of candidates times samples: on a CPU it should stay in the caches."""
 SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS = 64, 1024, 8
 """Samples of a chunk, and how many chunks there should at least be, so that candidates can stop early."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one candidate needs for one sample.
+
+    Attributes:
+        peak_numel: numbers in the largest value on the way.
+        kept_numel: numbers that candidates share.
+        flops: floating-point operations; 0 when not known.
+    """
+
+    peak_numel: int
+    kept_numel: int
+    flops: float
 
 
 class SampledEvaluator:
@@ -36,8 +52,7 @@ class SampledEvaluator:
         score: a mean over samples.
         layers: the layers whose weights may differ between candidates.
         runner: how P candidates' outputs on a batch are computed.
-        peak_numel: numbers in the largest value that one candidate makes of one sample.
-        kept_numel: numbers that candidates share of one sample.
+        needs: of one candidate for one sample.
         memory_mb: limit for kept values, candidates' weights and the values of a block together.
         keep_shared: keep what candidates share between calls.
         racing: stop candidates early.
@@ -48,6 +63,7 @@ class SampledEvaluator:
         peak_bytes: highest memory so far of kept values, candidates' weights and a block's values, estimated.
         dtype: of the arithmetic; float32, or bfloat16 by autocast.
         block_numel: candidates times samples that run at once; halved when an allocation fails.
+        sample_flops: floating-point operations that one candidate needs for one sample.
     """
 
     def __init__(
@@ -56,8 +72,7 @@ class SampledEvaluator:
         score: DataScore,
         layers: Sequence[str],
         runner: Runner,
-        peak_numel: int,
-        kept_numel: int,
+        needs: Needs,
         *,
         memory_mb: int = 1024,
         keep_shared: bool = True,
@@ -72,9 +87,10 @@ class SampledEvaluator:
         if self.device.type == "cpu":
             reuse_freed_memory()
         self.cache = SharedCache(self.memory // 2 if keep_shared else 0)
-        self.sample_bytes = 4 * max(1, peak_numel)
+        self.sample_bytes = 4 * max(1, needs.peak_numel)
+        self.sample_flops = needs.flops
         block = min(BLOCK_BYTES.get(self.device.type, 64 << 20), self.memory // 8)
-        fitting = max(1, block // max(self.sample_bytes, 4 * kept_numel))
+        fitting = max(1, block // max(self.sample_bytes, 4 * needs.kept_numel))
         largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
         self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, score.samples))
         self.block_numel = max(block // self.sample_bytes, self.chunk)
@@ -177,8 +193,11 @@ class SampledEvaluator:
 
     def _shared(self, rows: Tensor) -> Any:
         """What candidates share on these samples; None when memory does not allow to have it for all at once."""
+        inputs = self.score.inputs[rows].to(self.device)
+        if self.dtype == torch.bfloat16 and inputs.dim() == 4:
+            inputs = inputs.to(memory_format=torch.channels_last)
         try:
-            return self.runner.shared(self.score.inputs[rows].to(self.device))
+            return self.runner.shared(inputs)
         except RuntimeError as error:
             if len(rows) == 1 or not is_out_of_memory(error):
                 raise

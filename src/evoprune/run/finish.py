@@ -65,6 +65,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
             "evaluations": state.evaluations,
             "full_evaluations": round(state.samples_scored / evaluated, 3),
             "seconds": round(state.search_seconds, 3),
+            "peak_memory_mb": round(state.scoring_bytes / 2**20, 1),
         },
         "finetune": {"epochs": state.finetune_epochs, "seconds": round(state.finetune_seconds, 3)},
         "seconds": round(runner.elapsed(), 3),

@@ -124,7 +124,7 @@ class Runner:
             swap_weights(self.task.model, {name: state.now.values[name] for name in stage.layers})
         evaluator = make_evaluator(
             self.task.model, self.task.val_score, list(stage.layers), device=self.device,
-            batch_memory_mb=self.settings.memory_mb,
+            batch_memory_mb=self.settings.memory_mb, methods=self.settings.scoring,
         )  # fmt: skip
         for generation in range(state.step, self.settings.generations + 1):
             rng = generator(self.settings.seed, stage.index, generation)
@@ -139,6 +139,7 @@ class Runner:
                 state.samples_scored += scores.samples
                 found.append((scores, 1 - genomes.double().mean(1)))
             state.step, state.generations = generation + 1, state.generations + (generation > 0)
+            state.scoring_bytes = max(state.scoring_bytes, getattr(evaluator, "peak_bytes", 0))
             state.search_seconds += time.perf_counter() - begun
             begun = time.perf_counter()
             assert state.population is not None

@@ -17,6 +17,7 @@ class Settings(BaseModel):
     """All numbers and choices of a run. A field left None is decided from the preset or the model.
 
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
+    `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -54,6 +55,7 @@ class Settings(BaseModel):
 
     time_limit_seconds: float | None = Field(None, gt=0)
     memory_mb: int = Field(1024, ge=16)
+    scoring: list[Literal["prefix", "batched", "racing", "precision"]] = ["prefix", "batched", "racing", "precision"]
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(1, ge=1)

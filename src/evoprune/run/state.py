@@ -49,6 +49,8 @@ class RunState:
     dense_val_score: float = 0.0
     evaluations: int = 0
     samples_scored: int = 0
+    scoring_bytes: int = 0
+    """Highest memory of scoring, as the evaluator estimates it."""
     generations: int = 0
     search_seconds: float = 0.0
     finetune_seconds: float = 0.0
