@@ -2,7 +2,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs clean
+.PHONY: help demo test lint types bench bench-scoring docs clean
+MNIST ?= mnist
+CIFAR10 ?= cifar10
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 DENSE := runs/demo-dense.safetensors
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 	@echo "  PYTHON=/path/to/python chooses the interpreter (now: $(PYTHON))"
 
 demo: $(VENV)/installed ## train LeNet-5 on 4,000 digits, prune it, write runs/demo/report.html (2-3 minutes)
@@ -39,6 +41,9 @@ bench: $(VENV)/installed-dev ## list the benchmarks and how to run them
 	@shopt -s nullglob; for file in benchmarks/*.py; do \
 		printf '  %s %s\n      %s\n' $(BIN)/python "$$file" "$$(sed -nE '1s/^"""(.*[^"])"*$$/\1/p' "$$file")"; done
 	@echo "Results are in benchmarks/results/."
+
+bench-scoring: $(VENV)/installed-dev ## candidates a second against the reference loop (MNIST=folder CIFAR10=folder)
+	@$(BIN)/python benchmarks/scoring.py --mnist $(MNIST) --cifar10 $(CIFAR10)
 
 clean: ## remove .venv, caches and the demo's runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo $(DENSE) $(DENSE).part

@@ -1,12 +1,16 @@
 """Candidates a second: the reference loop against evoprune's evaluator, on the same masks, in one run.
 
-    python benchmarks/scoring.py --mnist mnist --cifar10 cifar10 [--models lenet5 resnet18] [--candidates 20]
+    python benchmarks/scoring.py --mnist mnist --cifar10 cifar10 [--models lenet5 resnet18]
 
 The reference loop does what the reference system does for every candidate: deep-copies the model, installs a
 torch.nn.utils.prune hook with the mask, and runs a DataLoader over the validation images, batch 32 (LeNet-5) or 128
 (ResNet-18), four worker processes, each image turned into a tensor and normalized one by one. It is timed on a few
-candidates, evoprune on all of them. Masks are children of random genomes as in the reference's search; the floor that
-racing may use is the worst survivor's score, as the search gives it.
+candidates, evoprune on all of them, three ways: float32, with bfloat16 where evoprune chooses it by itself, and racing
+on top, against the median candidate's score as the floor (what the worst survivor gives in a search).
+
+`matmul_share` is the rate of the floating-point operations that had to be done (of the samples scored, counted by
+torch's FlopCounterMode) over that of a 2048 x 2048 matrix product of the same precision, measured beside it.
+Without trained weights of ResNet-18 its weights are random: times are the same, only racing has nothing to gain.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import argparse
 import copy
 import math
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,9 +30,9 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset
 
 from evoprune.core import weight_of
-from evoprune.evaluate import make_evaluator
+from evoprune.evaluate import WAYS, SampledEvaluator, make_evaluator
 from evoprune.scoring import Accuracy
-from evoprune.zoo import default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.zoo import BUILT_IN, default_checkpoint, load_checkpoint, load_data, load_model
 from evoprune.zoo.resnet import resnet18
 
 LAYERS = {
@@ -42,6 +47,8 @@ LAYERS = {
     ],
 }
 BATCH = {"lenet5": 32, "resnet18": 128}
+CANDIDATES = {"lenet5": 24, "resnet18": 4}
+KINDS = ("float32", "default", "racing")
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -81,42 +88,87 @@ def masks_of(model: nn.Module, layer: str, candidates: int) -> Tensor:
     return torch.stack([torch.rand(shape, generator=rng) >= rate for rate in rates])
 
 
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product."""
+    a = torch.randn(2048, 2048).to(dtype)
+    seconds = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - begun)
+    return 2 * 2048**3 / min(seconds)
+
+
+class Ours:
+    """evoprune's evaluator with some of its ways, and what it needed."""
+
+    def __init__(self, model: nn.Module, score: Accuracy, layer: str, methods: tuple[str, ...]) -> None:
+        begun = time.perf_counter()
+        evaluator = make_evaluator(model, score, [layer], methods=methods)
+        assert isinstance(evaluator, SampledEvaluator)
+        self.evaluator, self.layer, self.seconds = evaluator, layer, list[float]()
+        self.samples = 0
+        self.preparation_s = time.perf_counter() - begun
+
+    def run(self, masks: Tensor, floor: float = -math.inf) -> Tensor:
+        """(P,) scores."""
+        begun = time.perf_counter()
+        scores = self.evaluator({self.layer: masks}, floor)
+        self.seconds.append((time.perf_counter() - begun) / len(masks))
+        self.samples = scores.samples
+        return scores.score
+
+    def figures(self, candidates: int, reference_s: float) -> dict[str, Any]:
+        """Of all runs so far."""
+        seconds, evaluator = _median(self.seconds), self.evaluator
+        operations = evaluator.sample_flops * self.samples / candidates
+        return {
+            "seconds": seconds,
+            "candidates_per_second": 1 / seconds,
+            "ratio": reference_s / seconds,
+            "dtype": str(evaluator.dtype).removeprefix("torch."),
+            "matmul_share": operations / seconds / matmul_rate(evaluator.dtype),
+            "samples_skipped_by_racing": 1 - self.samples / (candidates * evaluator.samples),
+            "peak_memory_mb": evaluator.peak_bytes / 2**20,
+            "preparation_s": self.preparation_s,
+        }
+
+
 def measure(model: nn.Module, name: str, data: Any, layer: str, candidates: int, trials: int) -> dict[str, Any]:
-    """One layer: seconds a candidate of both, and what racing saved."""
+    """One layer: the reference and evoprune, in turns."""
     val = data.val
-    loader = DataLoader(Images(val.inputs, val.targets, data.mean, data.std), batch_size=BATCH[name], num_workers=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # four workers on fewer cores: what the reference has
+        loader = DataLoader(Images(val.inputs, val.targets, data.mean, data.std), batch_size=BATCH[name], num_workers=4)
     masks = masks_of(model, layer, candidates)
     score = Accuracy(val.inputs, val.targets)
-    begun = time.perf_counter()
-    evaluator = make_evaluator(model, score, [layer])
-    evaluator({layer: masks[:1]})  # keeps the prefix
-    preparation = time.perf_counter() - begun
-    plain, raced, reference, skipped = [], [], [], 0.0
-    scores = evaluator({layer: masks})
-    floor = float(scores.score.median())
+    exact, default, raced = (
+        Ours(model, score, layer, methods)
+        for methods in (("prefix", "batched"), ("prefix", "batched", "precision"), WAYS)
+    )
+    scores = exact.run(masks)
+    floor = float(scores.median())
+    for ours in (exact, default, raced):  # what is kept between generations is there from the second one on
+        ours.run(masks[:1])
+        ours.seconds.clear()
+    reference = []
     for trial in range(trials):
         begun = time.perf_counter()
         wanted = reference_score(model, layer, masks[trial % candidates], loader)
         reference.append(time.perf_counter() - begun)
-        begun = time.perf_counter()
-        scores = evaluator({layer: masks})
-        plain.append((time.perf_counter() - begun) / candidates)
-        begun = time.perf_counter()
-        stopped = evaluator({layer: masks}, floor)
-        raced.append((time.perf_counter() - begun) / candidates)
-        skipped = 1 - stopped.samples / (candidates * len(val.targets))
-        if abs(float(scores.score[trial % candidates]) - wanted) > 0.0011:  # pixels were rounded to 8 bits
-            raise SystemExit(f"{layer}: {float(scores.score[trial % candidates])} but the reference says {wanted}")
+        scores = exact.run(masks)
+        if abs(float(scores[trial % candidates]) - wanted) > 0.0011:  # pixels were rounded to 8 bits
+            raise SystemExit(f"{layer}: {float(scores[trial % candidates])} but the reference says {wanted}")
+        default.run(masks)
+        raced.run(masks, floor)
+    reference_s = _median(reference)
     return {
         "layer": layer,
-        "reference_s": _median(reference),
-        "evoprune_s": _median(plain),
-        "evoprune_raced_s": _median(raced),
-        "ratio": _median(reference) / _median(plain),
-        "ratio_raced": _median(reference) / _median(raced),
-        "samples_skipped_by_racing": skipped,
-        "preparation_s": preparation,
+        "reference_s": reference_s,
         "trials": trials,
+        "float32": exact.figures(candidates, reference_s),
+        "default": default.figures(candidates, reference_s),
+        "racing": raced.figures(candidates, reference_s),
     }
 
 
@@ -130,32 +182,28 @@ def main() -> None:
     parser.add_argument("--mnist", default="mnist")
     parser.add_argument("--cifar10", default="cifar10")
     parser.add_argument("--models", nargs="+", default=["lenet5", "resnet18"], choices=LAYERS)
-    parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--trials", type=int, default=3)
     args = parser.parse_args()
-    content: dict[str, Any] = {"candidates": args.candidates, "seed": 0, "models": {}}
+    content: dict[str, Any] = {"candidates": CANDIDATES, "seed": 0, "models": {}}
     for name in args.models:
-        if name == "lenet5":
-            model, data = load_model(name), load_data(args.mnist)
-            checkpoint = default_checkpoint(name)
-            assert checkpoint is not None
+        torch.manual_seed(0)
+        model = load_model(name) if name in BUILT_IN else resnet18()
+        data = load_data(args.mnist if name == "lenet5" else args.cifar10)
+        checkpoint = default_checkpoint(name)
+        if checkpoint is not None:
             load_checkpoint(model, checkpoint)
-        else:
-            torch.manual_seed(0)
-            model, data = resnet18(), load_data(args.cifar10)
         model.eval()
-        trials = args.trials if name == "lenet5" else 1
         rows = []
         for layer in LAYERS[name]:
-            rows.append(measure(model, name, data, layer, args.candidates, trials))
-            print(f"{name} {layer:16} reference {rows[-1]['reference_s']:7.2f} s, ours {rows[-1]['evoprune_s']:.4f} s,"
-                  f" x{rows[-1]['ratio']:.0f}, raced x{rows[-1]['ratio_raced']:.0f}", flush=True)  # fmt: skip
-        means = {
-            key: math.exp(float(np.mean([math.log(row[key]) for row in rows]))) for key in ("ratio", "ratio_raced")
-        }
-        content["models"][name] = {"layers": rows, "geometric_mean": means, "samples": len(data.val.targets)}
-        print(f"{name}: geometric mean x{means['ratio']:.0f}, with racing x{means['ratio_raced']:.0f}")
-        print(record.write("scoring", content))
+            row = measure(model, name, data, layer, CANDIDATES[name], args.trials if name == "lenet5" else 1)
+            rows.append(row)
+            ours = "  ".join(f"{key} {row[key]['seconds']:.4f} s x{row[key]['ratio']:.0f}" for key in KINDS)
+            print(f"{name} {layer:16} reference {row['reference_s']:.2f} s  {ours}", flush=True)
+        means = {key: math.exp(float(np.mean([math.log(row[key]["ratio"]) for row in rows]))) for key in KINDS}
+        entry = {"layers": rows, "geometric_mean": means, "samples": len(data.val.targets)}
+        content["models"][name] = entry | {"weights": "trained" if checkpoint else "random"}
+        print(f"{name}: geometric mean " + "  ".join(f"{key} x{mean:.0f}" for key, mean in means.items()))
+        record.write("scoring", content)
 
 
 if __name__ == "__main__":
