@@ -94,7 +94,8 @@ def draw_levels(axes: Axes, scores: ScoreAxis, drawn: Sequence[float], theme: Th
         drawn_at = scores.scale([level])[0]
         axes.axhline(drawn_at, color=color, linewidth=1.1, linestyle=dashes, zorder=1.5)
         text, beside = f"{name} {wording.score(level, scores.accuracy)}", axes.get_yaxis_transform()
-        write(axes, text, (1, drawn_at), (4, 0), color, xycoords=beside, va="center")
+        above = len(lines) == 1 or level == max(lv for _, lv, _, _ in lines if lv is not None)
+        write(axes, text, (1, drawn_at), (4, 0), color, xycoords=beside, va="bottom" if above else "top")
 
 
 def draw_breaks(panels: Sequence[Axes], breaks: Sequence[Break], steps: int, offset: float, theme: Theme) -> None:
