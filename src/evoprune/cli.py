@@ -48,6 +48,8 @@ class Guidance(StrEnum):
     none = "none"
     magnitude = "magnitude"
     gradient = "gradient"
+    wanda = "wanda"
+    learned = "learned"
 
 
 class Device(StrEnum):
