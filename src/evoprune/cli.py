@@ -48,6 +48,8 @@ class Guidance(StrEnum):
     none = "none"
     magnitude = "magnitude"
     gradient = "gradient"
+    wanda = "wanda"
+    learned = "learned"
 
 
 class Device(StrEnum):
@@ -64,7 +66,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Model = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="lenet5, or package.module:factory (a callable that returns an nn.Module)."),
+    typer.Argument(
+        metavar="MODEL", help="lenet5, lenet5-caffe, or package.module:factory (a callable that returns an nn.Module)."
+    ),
 ]
 Checkpoint = Annotated[
     str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors or a PyTorch state dict.")

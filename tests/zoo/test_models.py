@@ -1,13 +1,16 @@
 """Model names, factories, and the shipped checkpoint."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from evoprune.core import EvopruneError, prunable_layers
+from evoprune.core import EvopruneError, generator, prunable_layers
+from evoprune.training import TensorSource, train_epoch
 from evoprune.zoo import (
     BUILT_IN,
     DATA_NAMES,
@@ -31,6 +34,41 @@ def test_lenet5_has_the_layers_of_the_reference() -> None:
     }
     assert sum(layer.size for layer in prunable_layers(model)) == 61_470
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_lenet5_caffe_has_the_weights_that_papers_count() -> None:
+    model = load_model("lenet5-caffe")
+    layers = {layer.name: layer.shape for layer in prunable_layers(model)}
+    assert layers == {
+        "feature.0": (20, 1, 5, 5),
+        "feature.2": (50, 20, 5, 5),
+        "classifier.1": (500, 800),
+        "classifier.3": (10, 500),
+    }
+    assert sum(layer.size for layer in prunable_layers(model)) == 430_500
+    assert sum(parameter.numel() for parameter in model.parameters()) == 431_080
+    assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+@torch.no_grad()
+def test_lenet5_caffe_is_the_net_of_the_prototxt() -> None:
+    """One ReLU, after the first linear layer, and nothing but the max-pools after the convolutions."""
+    model = load_model("lenet5-caffe")
+    images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    x = F.max_pool2d(F.conv2d(images, model.feature[0].weight, model.feature[0].bias), 2)
+    x = F.max_pool2d(F.conv2d(x, model.feature[2].weight, model.feature[2].bias), 2)
+    first, second = model.classifier[1], model.classifier[3]
+    x = (x.flatten(1) @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    assert float(x.std()) > 0.01
+    torch.testing.assert_close(model(images), x)
+
+
+def test_lenet5_caffe_learns_by_its_recipe() -> None:
+    data, model = load_data("mnist-sample"), load_model("lenet5-caffe")
+    recipe = replace(BUILT_IN["lenet5-caffe"].recipe, epochs=1)
+    source = TensorSource(data.train.inputs[::2], data.train.targets[::2], recipe.batch_size, shift=recipe.shift)
+    train_epoch(model, source, recipe, recipe.make_optimizer(model), 0, generator(0))
+    assert accuracy(model, data.val) > 0.6
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
@@ -102,9 +140,13 @@ def test_own_factories_in_the_current_directory(module: str, factory: str) -> No
     ("spec", "message"),
     [
         ("resnet18", "'resnet18' is not built in yet, it comes with a later version"),
-        ("lenet", "unknown model 'lenet': expected lenet5 or package.module:factory; did you mean lenet5"),
+        (
+            "lenet",
+            "unknown model 'lenet': expected lenet5, lenet5-caffe or package.module:factory; did you mean lenet5",
+        ),
         ("LeNet-5", "did you mean lenet5"),
-        ("gpt", "unknown model 'gpt': expected lenet5 or package.module:factory$"),
+        ("lenet5_caffe", "did you mean lenet5-caffe"),
+        ("gpt", "unknown model 'gpt': expected lenet5, lenet5-caffe or package.module:factory$"),
         ("my_models:", "unknown model"),
         ("my_models:Nett", "my_models has no Nett; did you mean Net"),
         ("my_models:size", "size is a int; expected one that gives an nn.Module"),

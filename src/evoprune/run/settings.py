@@ -30,7 +30,7 @@ class Settings(BaseModel):
     space: Literal["weights"] = "weights"
     preset: Literal["default", "original"] = "default"
     algorithm: Literal["ga"] = "ga"
-    guidance: Literal["none", "magnitude", "gradient"] = "none"
+    guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
 
     floor: float | None = None
     max_drop: float | None = Field(None, ge=0)

@@ -14,6 +14,7 @@ from torch import nn
 from evoprune.core import EvopruneError
 from evoprune.training import Recipe
 from evoprune.zoo.lenet import lenet5
+from evoprune.zoo.lenet_caffe import lenet5_caffe
 from evoprune.zoo.random_state import seeded
 
 __all__ = ["BUILT_IN", "BuiltIn", "default_checkpoint", "load_model"]
@@ -42,6 +43,12 @@ BUILT_IN: dict[str, BuiltIn] = {
         data="mnist",
         checkpoint="lenet5-mnist.safetensors",
         recipe=Recipe(epochs=20, batch_size=128, learning_rate=3e-3, weight_decay=1e-2, shift=2),
+    ),
+    "lenet5-caffe": BuiltIn(
+        factory=lenet5_caffe,
+        data="mnist",
+        checkpoint=None,
+        recipe=Recipe(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=2e-2, shift=2),
     ),
 }
 PLANNED = ("resnet18",)

@@ -1,0 +1,121 @@
+"""The rules that evolution has to beat: masks at a sparsity of the whole model, without any search.
+
+Each function is pure and keeps exactly `kept_weights(layers, sparsity)` weights, at least one in every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import Layer, Masks
+from evoprune.guidance import importances
+
+__all__ = ["allot", "erk", "global_magnitude", "kept_weights", "lamp", "random_uniform", "shuffled", "uniform"]
+
+
+def kept_weights(layers: Sequence[Layer], sparsity: float) -> int:
+    """Weights that stay at a sparsity, as `evoprune prune --sparsity` counts them."""
+    return max(len(layers), round((1 - sparsity) * sum(layer.size for layer in layers)))
+
+
+def global_magnitude(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
+    """The largest weights, one threshold for all layers (Han et al., NIPS 2015, with one for each)."""
+    return _highest(importances("magnitude", model, layers), kept_weights(layers, sparsity))
+
+
+def uniform(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
+    """The largest weights of each layer, all layers equally dense."""
+    return _highest_each(importances("magnitude", model, layers), layers, _equal_density(layers, sparsity))
+
+
+def erk(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
+    """The largest weights of each layer, densities by Erdos-Renyi-Kernel.
+
+    Evci et al., "Rigging the lottery", ICML 2020. A layer's density is proportional to the sum of its dimensions over
+    their product, for a convolution (out + in + height + width) / (out * in * height * width). Where that exceeds 1
+    the layer stays dense and the others share the rest.
+    """
+    shares = [float(sum(layer.shape)) for layer in layers]  # density * size
+    counts = allot(shares, [layer.size for layer in layers], kept_weights(layers, sparsity))
+    return _highest_each(importances("magnitude", model, layers), layers, counts)
+
+
+def lamp(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
+    """One threshold over LAMP scores.
+
+    Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021. A weight's score is its square
+    over the sum of the squares of its layer's weights that are not smaller.
+    """
+    scores = {}
+    for name, magnitude in importances("magnitude", model, layers).items():
+        squares, order = magnitude.double().square().flatten().sort(descending=True, stable=True)
+        score = torch.empty_like(squares)
+        score[order] = squares / squares.cumsum(0).clamp(min=torch.finfo(torch.float64).tiny)
+        scores[name] = score.view_as(magnitude)
+    return _highest(scores, kept_weights(layers, sparsity))
+
+
+def random_uniform(layers: Sequence[Layer], sparsity: float, rng: torch.Generator) -> Masks:
+    """Random bits, all layers equally dense."""
+    scores = {layer.name: torch.rand(layer.shape, generator=rng) for layer in layers}
+    return _highest_each(scores, layers, _equal_density(layers, sparsity))
+
+
+def shuffled(masks: Mapping[str, Tensor], rng: torch.Generator) -> Masks:
+    """As many bits in each layer, at random places: what is left is what a method knows of layers, not of weights."""
+    orders = {name: torch.randperm(mask.numel(), generator=rng) for name, mask in masks.items()}
+    return {name: mask.flatten()[orders[name]].view_as(mask) for name, mask in masks.items()}
+
+
+def allot(shares: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
+    """Weights for each of L layers in proportion to `shares`, from 1 to its size, `total` in all.
+
+    Args:
+        shares: L numbers above zero.
+        sizes: L numbers of weights there are.
+        total: from L to the sum of `sizes`.
+    """
+    assert len(sizes) <= total <= sum(sizes), (sizes, total)
+    exact, full = [0.0] * len(sizes), [False] * len(sizes)
+    while not all(full):  # a layer that gets more than it has is full; the others share the rest
+        rest = total - sum(size for size, is_full in zip(sizes, full, strict=True) if is_full)
+        scale = rest / sum(share for share, is_full in zip(shares, full, strict=True) if not is_full)
+        exact = [size if is_full else share * scale for share, size, is_full in zip(shares, sizes, full, strict=True)]
+        over = [count > size for count, size in zip(exact, sizes, strict=True)]
+        if not any(over):
+            break
+        full = [a or b for a, b in zip(full, over, strict=True)]
+        exact = [min(count, size) for count, size in zip(exact, sizes, strict=True)]
+    counts = [min(max(int(count), 1), size) for count, size in zip(exact, sizes, strict=True)]
+    while sum(counts) != total:  # largest remainders get what rounding left over, or pay for layers that got their one
+        step = 1 if sum(counts) < total else -1
+        open_ = [i for i, count in enumerate(counts) if 1 <= count + step <= sizes[i]]
+        counts[max(open_, key=lambda i: step * (exact[i] - counts[i]))] += step
+    return counts
+
+
+def _equal_density(layers: Sequence[Layer], sparsity: float) -> list[int]:
+    sizes = [layer.size for layer in layers]
+    return allot([float(size) for size in sizes], sizes, kept_weights(layers, sparsity))
+
+
+def _highest(scores: Mapping[str, Tensor], keep: int) -> Masks:
+    """The `keep` highest of all layers' scores, among them the highest of each layer."""
+    flat = [score.flatten().double() for score in scores.values()]
+    for score in flat:
+        score[score.argmax()] = float("inf")
+    kept = torch.zeros(sum(map(len, flat)), dtype=torch.bool)
+    kept[torch.cat(flat).topk(keep).indices] = True
+    parts = kept.split(list(map(len, flat)))
+    return {name: part.view_as(scores[name]).clone() for name, part in zip(scores, parts, strict=True)}
+
+
+def _highest_each(scores: Mapping[str, Tensor], layers: Sequence[Layer], counts: Sequence[int]) -> Masks:
+    """The highest scores of each layer, as many as `counts` says."""
+    masks: Masks = {}
+    for layer, count in zip(layers, counts, strict=True):
+        masks |= _highest({layer.name: scores[layer.name]}, count)
+    return masks

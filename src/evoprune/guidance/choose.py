@@ -1,0 +1,96 @@
+"""From the name of a guidance to a priority for every weight.
+
+`none` and `learned` assume nothing about weights: the order in which a layer's weights go is evolved from how far the
+layer's output moves (guidance/evolved.py), or learned from how far the model's outputs move when random weights are
+dropped (guidance/learned.py). `magnitude`, `gradient` and `wanda` are the usual rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, Layer, Masks
+from evoprune.guidance.evolved import evolved_ranks
+from evoprune.guidance.gradient import gradient_effects
+from evoprune.guidance.learned import learned_ranks
+from evoprune.guidance.magnitude import magnitudes
+from evoprune.guidance.wanda import wanda_scores
+
+__all__ = ["importances", "priorities"]
+
+RULES = ("magnitude", "gradient", "wanda")
+
+
+def priorities(
+    kind: str,
+    model: nn.Module,
+    layers: Sequence[Layer],
+    masks: Masks,
+    samples: tuple[Tensor, Tensor] | None,
+    smallest: float,
+    seed_path: tuple[int, ...],
+) -> Tensor | None:
+    """A priority for every weight of `layers`, in gene order.
+
+    Args:
+        kind: `none`, `learned`, `magnitude`, `gradient` or `wanda`.
+        model: with its pruned weights at zero.
+        layers: the layers searched.
+        masks: what stays at present.
+        samples: (N, ...) inputs and (N,) targets of the training data; None when there are none.
+        smallest: the lowest density that a layer may get, as a share of its present one.
+        seed_path: run seed and place in the run, for random numbers.
+
+    Returns:
+        (G,) float32 in [0, 1), only the order inside a layer means something; None when nothing is known.
+    """
+    if samples is None and kind != "magnitude":
+        return None
+    if samples is not None and kind == "none":
+        values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path)
+    elif samples is not None and kind == "learned":
+        values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
+    else:
+        values = importances(kind, model, layers, samples)
+    return torch.cat([_even(values[layer.name], masks[layer.name]) for layer in layers])
+
+
+def importances(
+    kind: str, model: nn.Module, layers: Sequence[Layer], samples: tuple[Tensor, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What a rule says of each weight, in one unit for all layers, so that one threshold may cut them all.
+
+    The unit is the weight's own (`magnitude`), the loss (`gradient`: what a weight adds to it, to first order), or the
+    layer's output (`wanda`: what a weight adds to it, root mean square). Only the loss means the same in every layer;
+    that magnitudes of different layers can be compared is an assumption, and a usual one.
+
+    Args:
+        kind: `magnitude`, `gradient` or `wanda`. The other guidances give orders inside a layer, see `priorities`.
+        model: as found afterwards.
+        layers: the layers asked for.
+        samples: (N, ...) inputs and (N,) targets; `magnitude` needs none.
+
+    Returns:
+        Layer name -> float tensor of the weight's shape, on the CPU, zero or more.
+
+    Raises:
+        EvopruneError: another guidance, or no samples.
+    """
+    if kind not in RULES:
+        raise EvopruneError(f"guidance {kind!r} gives no importances; choose from {', '.join(RULES)}")
+    if kind == "magnitude":
+        return magnitudes(model, layers)
+    if samples is None:
+        raise EvopruneError(f"guidance {kind!r} looks at training data; pass samples=(inputs, targets)")
+    return gradient_effects(model, layers, *samples) if kind == "gradient" else wanda_scores(model, layers, samples[0])
+
+
+def _even(values: Tensor, mask: Tensor) -> Tensor:
+    """Any numbers from 0 on -> their ranks, evenly spaced in [0, 1); what is pruned at present comes last."""
+    values = torch.where(mask, values.cpu().float(), -1.0).flatten()
+    ranks = torch.empty_like(values)
+    ranks[values.argsort(stable=True)] = torch.arange(len(values)) / len(values)
+    return ranks

@@ -1,0 +1,247 @@
+"""Guidance: each rule against its definition, and how good an order learned from scores alone is."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import evoprune
+from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
+from evoprune.guidance import importances, priorities
+from evoprune.guidance.learned import eliminate
+from evoprune.guidance.wanda import input_powers
+
+KINDS = ["none", "magnitude", "gradient", "wanda", "learned"]
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Net(nn.Module):
+    """Two convolutions, one of them grouped, and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.grouped = nn.Conv2d(4, 6, 3, stride=2, groups=2)
+        self.norm = nn.BatchNorm1d(24)
+        self.hidden = nn.Linear(24, 8)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.grouped(torch.relu(self.first(x))).flatten(1)
+        return self.last(torch.relu(self.hidden(self.norm(x))))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def samples() -> tuple[Tensor, Tensor]:
+    return torch.randn(40, 2, 6, 6, generator=rng(1)), torch.arange(40) % 3
+
+
+def half(layers: list[Layer]) -> dict[str, Tensor]:
+    return {layer.name: torch.rand(layer.shape, generator=rng(2)) < 0.5 for layer in layers}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_priorities_are_an_order_inside_each_layer(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers = prunable_layers(net)
+    masks = half(layers)
+    found = priorities(kind, net, layers, masks, samples, 0.1, (0, 3))
+    assert found is not None
+    assert found.dtype == torch.float32
+    for layer, part in zip(layers, found.split([layer.size for layer in layers]), strict=True):
+        assert torch.equal(part.sort().values, torch.arange(layer.size) / layer.size)
+        kept = masks[layer.name].flatten()
+        assert float(part[kept].min()) > float(part[~kept].max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_and_the_random_state_are_left_as_found(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    net.train()
+    net.norm.eval()
+    net.hidden.weight.requires_grad_(False)
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    layers = prunable_layers(net)
+    priorities(kind, net, layers, half(layers), samples, 0.1, (0,))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert net.training
+    assert kind == "none" or not net.norm.training
+    assert [n for n, p in net.named_parameters() if not p.requires_grad] == ["hidden.weight"]
+    assert all(p.grad is None for p in net.parameters())
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_place_in_a_run_gives_the_same_order(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers = prunable_layers(net)
+    one, same, other = (
+        priorities(kind, net, layers, half(layers), samples, 0.1, path) for path in ((0, 1), (0, 1), (0, 2))
+    )
+    assert torch.equal(one, same)
+    assert torch.equal(one, other) == (kind in ("magnitude", "gradient", "wanda"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_samples_only_magnitudes_are_known(kind: str, net: Net) -> None:
+    layers = prunable_layers(net)
+    found = priorities(kind, net, layers, half(layers), None, 0.1, (0,))
+    assert (found is None) == (kind != "magnitude")
+
+
+def test_gradient_is_the_first_order_change_of_the_loss(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    net.eval()
+    found = importances("gradient", net, prunable_layers(net), samples)
+    shrunk = 1e-3
+    for name, index in (("last", (1, 4)), ("hidden", (0, 3)), ("grouped", (2, 1, 0, 2))):
+        losses = []
+        for factor in (1 + shrunk, 1 - shrunk):
+            changed = copy.deepcopy(net).double()
+            with torch.no_grad():
+                weight_of(changed, name)[index] *= factor
+                losses.append(float(F.cross_entropy(changed(samples[0].double()), samples[1])))
+        assert float(found[name][index]) == pytest.approx(abs(losses[0] - losses[1]) / (2 * shrunk), rel=1e-2, abs=1e-5)
+
+
+def output_change(module: nn.Module, given: Tensor, index: tuple[int, ...]) -> float:
+    """Root of the mean over samples of the squared change of a layer's output when one weight goes."""
+    changed = copy.deepcopy(module)
+    with torch.no_grad():
+        changed.weight[index] = 0
+        return float((module(given) - changed(given)).square().sum().div(len(given)).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(5, 4), (5,)),
+        (nn.Linear(5, 4), (3, 5)),
+        (nn.Conv1d(2, 4, 3, padding=2, dilation=2), (2, 9)),
+        (nn.Conv2d(4, 6, 3), (4, 7, 6)),
+        (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), groups=2), (4, 7, 6)),
+        (nn.Conv2d(4, 8, 3, padding="same", groups=4, padding_mode="reflect"), (4, 7, 6)),
+        (nn.Conv2d(4, 4, 3, stride=2, padding=2, dilation=2, groups=4), (4, 8, 9)),
+        (nn.Conv3d(2, 4, 2, stride=2, groups=2), (2, 4, 5, 4)),
+    ],
+    ids=str,
+)
+def test_wanda_is_what_a_weight_adds_to_the_layers_output(module: nn.Module, shape: tuple[int, ...]) -> None:
+    given = torch.randn(7, *shape, generator=rng(0)) + 0.5
+    model = nn.Sequential(module)
+    layers = prunable_layers(model)
+    found = importances("wanda", model, layers, (given, torch.zeros(7, dtype=torch.int64)))["0"]
+    assert found.shape == module.weight.shape
+    for flat in torch.randperm(found.numel(), generator=rng(1))[:12].tolist():
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), found.shape))
+        assert float(found[index]) == pytest.approx(output_change(module, given, index), rel=1e-3)
+
+
+def test_wanda_sums_over_batches(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    whole = input_powers(net, ["grouped", "last"], samples[0])
+    parts = input_powers(net, ["grouped", "last"], samples[0], batch_size=7)
+    assert whole.keys() == parts.keys() == {"grouped", "last"}
+    for name, power in whole.items():
+        torch.testing.assert_close(parts[name], power)
+
+
+def test_wanda_takes_other_layers_by_magnitude() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2))
+    given = torch.randint(5, (6, 3), generator=rng(0))
+    found = importances("wanda", model, prunable_layers(model), (given, torch.zeros(6, dtype=torch.int64)))
+    assert torch.equal(found["0"], model[0].weight.detach().abs())
+
+
+def test_importances_say_what_they_cannot() -> None:
+    model = nn.Linear(3, 2)
+    with pytest.raises(EvopruneError, match="'learned' gives no importances; choose from magnitude, gradient, wanda"):
+        importances("learned", model, prunable_layers(model))
+    with pytest.raises(EvopruneError, match="'wanda' looks at training data"):
+        importances("wanda", model, prunable_layers(model))
+
+
+def test_learned_refuses_a_model_that_gives_no_logits() -> None:
+    model = nn.Conv2d(1, 2, 3)
+    data = torch.zeros(4, 1, 5, 5), torch.zeros(4, dtype=torch.int64)
+    layers = prunable_layers(nn.Sequential(model))
+    with pytest.raises(EvopruneError, match=r"guidance learned needs a model whose outputs are \(B, C\)"):
+        priorities("learned", nn.Sequential(model), layers, half(layers), data, 0.1, (0,))
+
+
+def test_learned_keeps_the_outputs_closer_than_chance(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    """Half of a grouped convolution is kept; nothing but outputs was looked at."""
+    net.eval()
+    layer = next(layer for layer in prunable_layers(net) if layer.name == "grouped")
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool)}
+    dense = net(samples[0]).detach()
+
+    def distance(order: Tensor) -> float:
+        pruned = copy.deepcopy(net)
+        with torch.no_grad():
+            weight_of(pruned, layer.name).flatten()[order.argsort()[: layer.size // 2]] = 0
+            return float((pruned(samples[0]) - dense).square().mean())
+
+    chance = [distance(torch.rand(layer.size, generator=rng(seed))) for seed in range(20)]
+    for seed in range(3):
+        found = priorities("learned", net, [layer], masks, samples, 0.1, (seed,))
+        assert found is not None
+        assert distance(found) < 0.8 * min(chance)
+
+
+def test_eliminate_finds_the_bits_that_matter() -> None:
+    """A distance that is a sum over bits, of which eight count."""
+    value = torch.full((10, 20), 0.01)
+    important = torch.randperm(200, generator=rng(3))[:8]
+    value.view(-1)[important] = 1.0
+    allowed = torch.rand(10, 20, generator=rng(4)) < 0.8
+    allowed.view(-1)[important] = True
+    asked = []
+
+    def distances(masks: Tensor) -> Tensor:
+        assert masks.shape == (10, 10, 20)
+        assert not (masks & ~allowed).any()
+        asked.append(masks)
+        return (value * ~masks).flatten(1).sum(1).double()
+
+    rank = eliminate(distances, allowed, 0.1, rng(0))
+    assert set(rank.flatten().topk(8).indices.tolist()) == set(important.tolist())
+    assert torch.equal(rank == -1, ~allowed)
+    assert len(rank[allowed].unique()) == int(allowed.sum())
+    assert 0 <= float(rank[allowed].min()) < 1
+    assert 39 <= float(rank.max()) < 40
+    for masks in asked:  # each round drops every remaining weight once
+        left = masks.any(0)
+        assert torch.equal((left & ~masks).sum(0), left.long())
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3])
+def test_eliminate_with_fewer_bits_than_candidates(bits: int) -> None:
+    allowed = torch.arange(6).view(2, 3) < bits
+    rank = eliminate(lambda masks: (~masks).flatten(1).sum(1).double(), allowed, 0.5, rng(0))
+    assert int((rank >= 0).sum()) == bits
+
+
+def test_eliminate_bears_distances_that_are_infinite() -> None:
+    allowed = torch.ones(30, dtype=torch.bool)
+    rank = eliminate(lambda masks: torch.where(masks[:, 7], masks[:, 8] * -1.0, float("inf")), allowed, 0.1, rng(0))
+    assert int(rank.argmax()) == 7
+
+
+@pytest.mark.parametrize("kind", ["wanda", "learned"])
+def test_a_run_with_the_guidance_reaches_its_sparsity(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    result = evoprune.prune(
+        net, evoprune.accuracy(samples), train=samples, sparsity=0.5, guidance=kind,
+        population=4, generations=1, finetune_epochs=0, final_epochs=1, threads=1,
+    )  # fmt: skip
+    assert result.sparsity == pytest.approx(0.5, abs=0.01)
+    assert result.summary["guidance"] == kind
