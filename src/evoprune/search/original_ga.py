@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from evoprune.search.algorithm import Population, lexicographic_order
+from evoprune.search.algorithm import Population, Screening, lexicographic_order
 
 __all__ = ["OriginalGA"]
 
@@ -38,6 +39,7 @@ class OriginalGA:
     mutation_rate: float = 0.1
     initial_sparsity: float = 0.1
     start: Tensor | None = None
+    screening: ClassVar[Screening] = ()
 
     @property
     def asks_per_generation(self) -> int:
