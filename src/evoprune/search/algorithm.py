@@ -38,14 +38,11 @@ class Population:
     def __len__(self) -> int:
         return self.genomes.shape[0]
 
-    def join(self, other: Population) -> Population:
-        """The rows of both, this one's first; the state is this one's."""
-        traits = {name: torch.cat([values, other.traits[name]]) for name, values in self.traits.items()}
-        genomes, fitness = torch.cat([self.genomes, other.genomes]), torch.cat([self.fitness, other.fitness])
-        return Population(genomes, fitness, traits, self.state)
-
     def choose(self, other: Population, index: Tensor) -> Population:
-        """`join(other).take(index)` without the joined copy; at least one row."""
+        """The rows in `index` of both, an (I,) tensor of positions in which the other's follow this one's.
+
+        The state is this one's.
+        """
 
         def rows(mine: Tensor, others: Tensor) -> Tensor:
             both = [*mine.unbind(), *others.unbind()]

@@ -29,17 +29,17 @@ def share_budget(log_share: Tensor, base: Tensor, capacity: Tensor, total: int |
         fits = _clip(torch.exp(want + middle), capacity).floor().sum(1, keepdim=True) <= totals[:, None]
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     exact = _clip(torch.exp(want + low), capacity)
-    counts = exact.floor().long()
+    counts, room = exact.floor().long().tolist(), capacity.tolist()
     # What flooring left over goes to the largest remainders, then wherever there is room.
     for row, remainder, wanted in zip(counts, exact - exact.floor(), totals.tolist(), strict=True):
-        rest = wanted - int(row.sum())
+        rest = wanted - sum(row)
         for layer in remainder.argsort(descending=True, stable=True).repeat(2).tolist():
             if rest == 0:
                 break
-            more = min(rest, int(capacity[layer] - row[layer]), 1 + rest // len(row))
+            more = min(rest, room[layer] - row[layer], 1 + rest // len(row))
             row[layer] += more
             rest -= more
-    return counts
+    return torch.tensor(counts)
 
 
 def _clip(counts: Tensor, capacity: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class BudgetedBits:
     budget_step: float = 0.5
 
     def __post_init__(self) -> None:
+        assert self.start.shape == (self.length,)
+        assert self.priority is None or self.priority.shape == (self.length,)
         if not len(self.sizes) <= self.keep <= self.length:
             raise EvopruneError(
                 f"keep must be between one weight a layer ({len(self.sizes)}) and all of them ({self.length}),"

@@ -64,9 +64,8 @@ class OriginalGA:
         """Push the candidates, drop as many of the worst."""
         if population is None:
             return candidates
-        merged = population.join(candidates)
-        survivors = lexicographic_order(merged.fitness)[: len(population)].sort().values
-        return merged.take(survivors)
+        order = lexicographic_order(torch.cat([population.fitness, candidates.fitness]))
+        return population.choose(candidates, order[: len(population)].sort().values)
 
     def floor(self, population: Population | None) -> float:  # noqa: ARG002
         """No bound: fitness mixes sparsity and score, so a poor score may still survive."""

@@ -42,8 +42,7 @@ class PlainBits:
 
     def first(self, count: int, rng: torch.Generator) -> Proposal:
         """Random bits."""
-        genomes = random_levels(count * self.length, rng).view(count, -1) < round(self.density * LEVELS)
-        return genomes, self._first_rates(count)
+        return self.sample(self.chances(), count, rng)
 
     def breed(self, population: Population, mothers: Tensor, fathers: Tensor, rng: torch.Generator) -> Proposal:
         """Uniform crossover, then flips."""
@@ -64,10 +63,7 @@ class PlainBits:
         """Every bit by its own chance."""
         limits = (chances * LEVELS).clamp(max=LEVELS - 1).short()
         genomes = torch.stack([random_levels(self.length, rng) < limits for _ in range(count)])
-        return genomes, self._first_rates(count)
-
-    def _first_rates(self, count: int) -> dict[str, Tensor]:
-        return {
+        return genomes, {
             "set_rate": torch.full((count,), 2 * self.density * self.mutation_rate),
             "clear_rate": torch.full((count,), 2 * (1 - self.density) * self.mutation_rate),
         }
