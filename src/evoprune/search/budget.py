@@ -21,26 +21,26 @@ def share_budget(log_share: Tensor, base: Tensor, capacity: Tensor, total: int |
         (P, L) int64; every row sums to its total exactly.
     """
     totals = torch.as_tensor(total).expand(len(log_share))
+    most = capacity.double()
     want = base.double().log() + log_share.double()
     # At `low` every layer gets one weight, at `high` all there are.
-    low, high = -want.amax(1, keepdim=True), (capacity.double().log() - want).amax(1, keepdim=True)
+    low, high = -want.amax(1, keepdim=True), (most.log() - want).amax(1, keepdim=True)
     for _ in range(64):
         middle = (low + high) / 2
-        fits = _clip(torch.exp(want + middle), capacity).floor().sum(1, keepdim=True) <= totals[:, None]
+        given = torch.minimum(torch.exp(want + middle), most).clamp_(min=1).floor_().sum(1)
+        fits = (given <= totals)[:, None]
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    exact = _clip(torch.exp(want + low), capacity)
+        if bool((given == totals).all()):  # a larger `low` of equal sum would give every layer the same
+            break
+    exact = torch.minimum(torch.exp(want + low), most).clamp(min=1)
     counts, room = exact.floor().long().tolist(), capacity.tolist()
     # What flooring left over goes to the largest remainders, then wherever there is room.
     for row, remainder, wanted in zip(counts, exact - exact.floor(), totals.tolist(), strict=True):
         rest = wanted - sum(row)
+        if rest == 0:
+            continue
         for layer in remainder.argsort(descending=True, stable=True).repeat(2).tolist():
-            if rest == 0:
-                break
             more = min(rest, room[layer] - row[layer], 1 + rest // len(row))
             row[layer] += more
             rest -= more
     return torch.tensor(counts)
-
-
-def _clip(counts: Tensor, capacity: Tensor) -> Tensor:
-    return torch.minimum(counts, capacity.double()).clamp(min=1)
