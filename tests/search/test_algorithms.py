@@ -63,6 +63,7 @@ FITTING = [
     for name, entry in ALGORITHMS.items()
     for kind, genes in GENES.items()
     if isinstance(genes(SIZES), entry.genes)
+    and (kind != "BudgetedBits, guided" or name in ("ga", "pbil"))  # a priority is the genes' own affair
 ]
 
 

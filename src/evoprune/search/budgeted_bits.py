@@ -11,7 +11,7 @@ priority with its bit above it, and the highest keys of a layer stay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,14 +106,14 @@ class BudgetedBits:
         log_share = (sums / self._start_counts).log().float()
         log_share = log_share + self.budget_step * torch.randn(count, len(self.sizes), generator=rng)
         step, rate = torch.full((count,), self.budget_step), torch.full((count,), self.mutation_rate)
-        pairs = []
-        for wanted in self._counts(log_share):
-            scale = LEVELS * wanted / sums
-            drawn = [
-                random_levels(len(part), rng) < (part * factor).clamp(max=LEVELS - 1).short()
-                for part, factor in zip(parts, scale.tolist(), strict=True)
-            ]
-            pairs.append((torch.cat(drawn),) * 2)
+
+        def drawn(scales: list[float]) -> Tensor:
+            scaled = zip(parts, scales, strict=True)
+            limits = [(part * scale).clamp(max=LEVELS - 1).short() for part, scale in scaled]
+            return torch.cat([random_levels(len(limit), rng) < limit for limit in limits])
+
+        scales = (LEVELS * self._counts(log_share) / sums).tolist()
+        pairs = ((bits, bits) for bits in map(drawn, scales))  # made one by one: together they take memory
         return self._children(pairs, log_share, step, rate, rng)
 
     def _steps(self, population: Population, mothers: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -123,10 +123,15 @@ class BudgetedBits:
         return step, adapted(rate, 0.5, min(1e-5, self.mutation_rate), max(0.2, self.mutation_rate), rng)
 
     def _children(
-        self, pairs: list[tuple[Tensor, Tensor]], log_share: Tensor, step: Tensor, rate: Tensor, rng: torch.Generator
+        self,
+        pairs: Iterable[tuple[Tensor, Tensor]],
+        log_share: Tensor,
+        step: Tensor,
+        rate: Tensor,
+        rng: torch.Generator,
     ) -> Proposal:
         """Layer after layer of one child after the other, so that what is worked on stays in the cache."""
-        genomes = torch.empty(len(pairs), self.length, dtype=torch.bool)
+        genomes = torch.empty(len(log_share), self.length, dtype=torch.bool)
         counts = self._counts(log_share).tolist()
         for child, (mother, father) in enumerate(pairs):
             last = 0
