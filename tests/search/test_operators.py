@@ -8,8 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evoprune.search import OriginalGA, Population
-from evoprune.search.budget_ga import share_budget
+from evoprune.search import OriginalGA, Population, share_budget
 
 FAST = settings(max_examples=60, deadline=None)
 

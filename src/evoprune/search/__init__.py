@@ -1,11 +1,31 @@
-"""Search: genomes to better genomes. Arrays only: nothing here knows of models, data or disks."""
+"""Search: genomes to better genomes. Arrays only: nothing here knows of models, data or disks.
 
-from evoprune.search.algorithm import Algorithm, Population, best_of, lexicographic_order
+Variety comes from composing: genes (how genomes of one kind are drawn, crossed and mutated) x algorithm (who
+survives, and who is a parent).
+"""
+
+from evoprune.search.algorithm import Algorithm, Population, Screening, best_of, lexicographic_order
+from evoprune.search.budget import share_budget
 from evoprune.search.budget_ga import BudgetGA
+from evoprune.search.budgeted_bits import BudgetedBits
+from evoprune.search.cmaes import CMAES
+from evoprune.search.evopress import EvoPress
+from evoprune.search.generational_ga import GenerationalGA
+from evoprune.search.genes import BitGenes, Genes, Proposal
+from evoprune.search.nsga2 import NSGA2
 from evoprune.search.original_ga import OriginalGA
+from evoprune.search.pareto import non_dominated
+from evoprune.search.pbil import PBIL
+from evoprune.search.plain_bits import PlainBits
+from evoprune.search.random_search import RandomSearch
+from evoprune.search.registry import ALGORITHMS, make_algorithm
+from evoprune.search.shares import Shares
+from evoprune.search.steady_state_ga import SteadyStateGA
 from evoprune.search.units import evolve_units, nested_ranks
 
 __all__ = [
-    "Algorithm", "BudgetGA", "OriginalGA", "Population", "best_of", "evolve_units",
-    "lexicographic_order", "nested_ranks",
+    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BudgetGA", "BudgetedBits", "EvoPress",
+    "GenerationalGA", "Genes", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch", "Screening",
+    "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm", "nested_ranks",
+    "non_dominated", "share_budget",
 ]  # fmt: skip

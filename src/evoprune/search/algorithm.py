@@ -1,6 +1,6 @@
-"""The ask/tell interface that every algorithm over bit genomes speaks.
+"""The ask/tell interface that every algorithm speaks.
 
-A step is pure: `ask(population, rng)` proposes genomes, `tell(population, genomes, fitness)` returns the next
+A step is pure: `ask(population, rng)` proposes genomes, `tell(population, candidates)` returns the next
 population. All state is in `Population`, all randomness in `rng`: that is why a run can be resumed anywhere.
 """
 
@@ -13,48 +13,71 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Algorithm", "Population", "best_of", "lexicographic_order"]
+__all__ = ["Algorithm", "Population", "Screening", "best_of", "lexicographic_order"]
+
+Screening = tuple[tuple[float, int], ...]
+"""Rounds of (share of the samples, candidates kept)."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """Scored genomes, and what the algorithm remembers of each.
+    """Scored genomes, and what the algorithm remembers: plain tensors, so that it can be written to disk.
 
     Attributes:
-        genomes: (P, G) bool, True where the weight stays.
+        genomes: (P, G) bool, True where the weight stays; or (P, G) float32, what real-valued genes stand for.
         fitness: (P, K) float64, compared column by column: the second only breaks ties of the first.
-        traits: the algorithm's own numbers for each genome, each (P, ...), such as its mutation rate.
+        traits: numbers of each genome, each (P, ...), such as its mutation rate.
+        state: what is remembered of no genome in particular, such as the mean of a distribution, of any shape.
     """
 
     genomes: Tensor
     fitness: Tensor
     traits: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.genomes.shape[0]
 
-    def join(self, other: Population) -> Population:
-        """The rows of both, this one's first."""
-        traits = {name: torch.cat([values, other.traits[name]]) for name, values in self.traits.items()}
-        genomes, fitness = torch.cat([self.genomes, other.genomes]), torch.cat([self.fitness, other.fitness])
-        return Population(genomes, fitness, traits)
+    def choose(self, other: Population, index: Tensor) -> Population:
+        """The rows in `index` of both, an (I,) tensor of positions in which the other's follow this one's.
+
+        The state is this one's.
+        """
+
+        def rows(mine: Tensor, others: Tensor) -> Tensor:
+            both = [*mine.unbind(), *others.unbind()]
+            return torch.stack([both[position] for position in index.tolist()])
+
+        traits = {name: rows(values, other.traits[name]) for name, values in self.traits.items()}
+        return Population(rows(self.genomes, other.genomes), rows(self.fitness, other.fitness), traits, self.state)
 
     def take(self, index: Tensor) -> Population:
         """The rows in `index`, an (I,) tensor of positions."""
         traits = {name: values[index] for name, values in self.traits.items()}
-        return Population(self.genomes[index], self.fitness[index], traits)
+        return Population(self.genomes[index], self.fitness[index], traits, self.state)
 
 
 class Algorithm(Protocol):
-    """Makes better genomes from scored ones."""
+    """Makes better genomes from scored ones.
+
+    The caller asks, screens, evaluates and tells. To screen is to score all candidates on a share of the samples
+    and to go on with the best of them, round after round; those that are left are evaluated in full, and only
+    they are told. Most algorithms have no such rounds. In the first generation, when there is no population yet,
+    the caller may leave them out.
+    """
 
     @property
     def asks_per_generation(self) -> int:
         """How often a generation asks and tells."""
         ...
 
+    @property
+    def screening(self) -> Screening:
+        """The rounds between ask and evaluation, empty when every candidate is evaluated in full."""
+        ...
+
     def ask(self, population: Population | None, rng: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Propose candidates: (C, G) bool genomes and their traits. `None` asks for the first population."""
+        """Propose candidates: (C, G) genomes and their traits. `None` asks for the first population."""
         ...
 
     def tell(self, population: Population | None, candidates: Population) -> Population:

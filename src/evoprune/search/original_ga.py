@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from evoprune.search.algorithm import Population, lexicographic_order
+from evoprune.search.algorithm import Population, Screening, lexicographic_order
 
 __all__ = ["OriginalGA"]
 
@@ -38,6 +39,7 @@ class OriginalGA:
     mutation_rate: float = 0.1
     initial_sparsity: float = 0.1
     start: Tensor | None = None
+    screening: ClassVar[Screening] = ()
 
     @property
     def asks_per_generation(self) -> int:
@@ -62,9 +64,8 @@ class OriginalGA:
         """Push the candidates, drop as many of the worst."""
         if population is None:
             return candidates
-        merged = population.join(candidates)
-        survivors = lexicographic_order(merged.fitness)[: len(population)].sort().values
-        return merged.take(survivors)
+        order = lexicographic_order(torch.cat([population.fitness, candidates.fitness]))
+        return population.choose(candidates, order[: len(population)].sort().values)
 
     def floor(self, population: Population | None) -> float:  # noqa: ARG002
         """No bound: fitness mixes sparsity and score, so a poor score may still survive."""

@@ -1,0 +1,43 @@
+"""Fronts and crowding of several objectives, all to be maximized; by pymoo (Blank and Deb, "pymoo", 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evoprune.core import EvopruneError
+
+__all__ = ["non_dominated", "pareto_order"]
+
+WORST = 1e300
+
+
+def non_dominated(fitness: Tensor) -> Tensor:
+    """(P, K) -> (P,) bool, True where no other row is at least as good in all columns and better in one."""
+    as_good = (fitness[None] >= fitness[:, None]).all(2)
+    better = (fitness[None] > fitness[:, None]).any(2)
+    return ~(as_good & better).any(1)
+
+
+def pareto_order(fitness: Tensor) -> Tensor:
+    """(P, K) -> (P,) positions: front after front, in each the loneliest first; equals stay in order."""
+    sorting, crowding = _pymoo()
+    # Infinite losses would leave nothing of a distance between finite ones.
+    losses = np.nan_to_num(-fitness.double().numpy(), nan=WORST, posinf=WORST, neginf=-WORST)
+    order: list[np.ndarray[Any, Any]] = []
+    for unordered in sorting.do(losses):
+        front = np.sort(unordered)
+        order.append(front[np.argsort(-crowding.do(losses[front]), kind="stable")])
+    return torch.from_numpy(np.concatenate(order))
+
+
+def _pymoo() -> tuple[Any, Any]:
+    try:
+        from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function  # noqa: PLC0415 (optional)
+        from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting  # noqa: PLC0415 (optional)
+    except ImportError:
+        raise EvopruneError("the algorithm nsga2 needs pymoo: pip install 'evoprune[search]'") from None
+    return NonDominatedSorting(), get_crowding_function("cd")

@@ -1,0 +1,82 @@
+"""Algorithms by the names that users give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from evoprune.core import EvopruneError
+from evoprune.search.algorithm import Algorithm
+from evoprune.search.budgeted_bits import BudgetedBits
+from evoprune.search.cmaes import CMAES
+from evoprune.search.evopress import EvoPress
+from evoprune.search.generational_ga import GenerationalGA
+from evoprune.search.genes import Genes
+from evoprune.search.nsga2 import NSGA2
+from evoprune.search.original_ga import OriginalGA
+from evoprune.search.pbil import PBIL
+from evoprune.search.plain_bits import PlainBits
+from evoprune.search.random_search import RandomSearch
+from evoprune.search.shares import Shares
+from evoprune.search.steady_state_ga import SteadyStateGA
+
+__all__ = ["ALGORITHMS", "Entry", "make_algorithm"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An algorithm and the genes it can evolve.
+
+    Attributes:
+        kind: the class; its fields after the first two are rates that may be given.
+        genes: types of genes that fit.
+        hint: what to do when they do not.
+        by_length: whether it makes genomes itself and has to know only how long they are.
+    """
+
+    kind: Callable[..., Algorithm]
+    genes: tuple[type, ...] = (BudgetedBits, PlainBits, Shares)
+    hint: str = ""
+    by_length: bool = False
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Names of the options beside genes and size."""
+        return tuple(field.name for field in fields(self.kind)[2:])  # type: ignore[arg-type]
+
+
+ALGORITHMS: dict[str, Entry] = {
+    "ga": Entry(GenerationalGA),
+    "original": Entry(OriginalGA, (PlainBits,), "free bits: use the preset original", by_length=True),
+    "steady": Entry(SteadyStateGA),
+    "evopress": Entry(EvoPress),
+    "cmaes": Entry(CMAES, (Shares,), "real-valued genes: use the space allocation", by_length=True),
+    "pbil": Entry(PBIL, (BudgetedBits, PlainBits), "bits: use the space weights"),
+    "nsga2": Entry(NSGA2),
+    "random": Entry(RandomSearch),
+}
+
+
+def make_algorithm(name: str, genes: Genes, size: int, **rates: Any) -> Algorithm:
+    """The algorithm called `name`.
+
+    Args:
+        name: a key of ALGORITHMS.
+        genes: what genomes are made of.
+        size: P.
+        rates: options of that algorithm.
+
+    Raises:
+        EvopruneError: there is no such algorithm, it cannot evolve such genes, or has no such option.
+    """
+    if name not in ALGORITHMS:
+        raise EvopruneError(f"unknown algorithm {name!r}; there are {', '.join(ALGORITHMS)}")
+    entry = ALGORITHMS[name]
+    if not isinstance(genes, entry.genes):
+        raise EvopruneError(f"the algorithm {name} needs {entry.hint}; it cannot evolve {type(genes).__name__}")
+    for rate in rates:
+        if rate not in entry.rates:
+            known = ", ".join(entry.rates) or "none"
+            raise EvopruneError(f"the algorithm {name} has no option {rate!r}; its options: {known}")
+    return entry.kind(genes.length if entry.by_length else genes, size, **rates)

@@ -1,0 +1,94 @@
+"""Real-valued genes: how much each layer keeps, and nothing of which weights.
+
+A gene is the log of a layer's density relative to the start's, up to the common factor that an exact budget takes
+out (`share_budget` turns genes into counts). Gaussian mutation with a step that adapts itself (Schwefel 1981);
+uniform crossover, or a blend of both parents (BLX: Eshelman and Schaffer, "Real-Coded Genetic Algorithms and
+Interval-Schemata", 1993).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evoprune.core import EvopruneError
+from evoprune.search.algorithm import Population
+from evoprune.search.genes import Proposal
+from evoprune.search.random_bits import coin_flips
+from evoprune.search.self_adaptation import adapted, trades
+
+__all__ = ["Shares"]
+
+OVERSHOOT = 0.25
+"""How far a blend may lie outside its parents, as a share of their distance."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """(C, G) float32 genomes: a log-share for each of L layers, then with `free_total` the log of the density.
+
+    Attributes:
+        layers: L.
+        step: first standard deviation of a mutation, and of the first population.
+        crossover: `uniform` takes each gene of one parent, `blend` between them and a little beyond.
+        free_total: whether a last gene says how much is kept in all, relative to the start; else G is L.
+        lowest: the least that the last gene may stand for.
+    """
+
+    layers: int
+    step: float = 0.5
+    crossover: Literal["uniform", "blend"] = "uniform"
+    free_total: bool = False
+    lowest: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.crossover not in ("uniform", "blend"):
+            raise EvopruneError(f"crossover must be uniform or blend, not {self.crossover!r}")
+        if not 0 < self.lowest < 1:
+            raise EvopruneError(f"lowest must be between 0 and 1, not {self.lowest:g}")
+
+    @property
+    def length(self) -> int:
+        """G."""
+        return self.layers + self.free_total
+
+    def first(self, count: int, rng: torch.Generator) -> Proposal:
+        """Zeros, the start itself, then random shares; free totals are spread evenly, in logs."""
+        genomes = self.step * torch.randn(count, self.length, generator=rng)
+        if self.free_total:
+            genomes[:, -1] = math.log(self.lowest) * torch.rand(count, generator=rng)
+        genomes[0] = 0
+        return genomes, {"step": torch.full((count,), self.step)}
+
+    def breed(self, population: Population, mothers: Tensor, fathers: Tensor, rng: torch.Generator) -> Proposal:
+        """Crossover, then a Gaussian step of every gene."""
+        genomes = population.genomes[mothers]
+        if self.crossover == "uniform":
+            part = coin_flips(genomes.numel(), rng).view_as(genomes).float()
+        else:
+            part = (1 + 2 * OVERSHOOT) * torch.rand(genomes.shape, generator=rng) - OVERSHOOT
+        genomes = torch.lerp(genomes, population.genomes[fathers], part)
+        step = self._step(population, mothers, rng)
+        return self._bounded(genomes + step[:, None] * torch.randn(genomes.shape, generator=rng)), {"step": step}
+
+    def switch(self, population: Population, parents: Tensor, rng: torch.Generator) -> Proposal:
+        """One to three pairs of layers trade; a free total takes a Gaussian step."""
+        step = self._step(population, parents, rng)
+        changes = torch.zeros(len(parents), self.length)
+        changes[:, : self.layers] = trades(step, self.layers, rng)
+        if self.free_total:
+            changes[:, -1] = step * torch.randn(step.shape, generator=rng)
+        return self._bounded(population.genomes[parents] + changes), {"step": step}
+
+    def _step(self, population: Population, mothers: Tensor, rng: torch.Generator) -> Tensor:
+        inherited = population.traits["step"][mothers]
+        return adapted(inherited, (2 * self.length) ** -0.5, min(0.02, self.step), max(2.0, self.step), rng)
+
+    def _bounded(self, genomes: Tensor) -> Tensor:
+        if self.free_total:
+            genomes[:, -1].clamp_(math.log(self.lowest), 0)
+        return genomes

@@ -1,0 +1,72 @@
+"""Fronts and crowding against their definitions."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evoprune.core import EvopruneError
+from evoprune.search import NSGA2, Population, Shares, non_dominated
+from evoprune.search.pareto import pareto_order
+
+FAST = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def fitnesses(draw: st.DrawFn) -> Tensor:
+    columns, rows = draw(st.integers(1, 3)), draw(st.integers(1, 12))
+    value = st.integers(0, 5).map(float)
+    table = st.lists(st.lists(value, min_size=columns, max_size=columns), min_size=rows, max_size=rows)
+    return torch.tensor(draw(table), dtype=torch.float64)
+
+
+@given(fitnesses())
+@FAST
+def test_non_dominated_rows_are_those_that_no_other_beats(fitness: Tensor) -> None:
+    rows = fitness.tolist()
+    expected = [
+        not any(all(x >= y for x, y in zip(a, b, strict=True)) and a != b for a in rows)
+        for b in rows
+    ]  # fmt: skip
+    assert non_dominated(fitness).tolist() == expected
+
+
+@given(fitnesses())
+@FAST
+def test_the_order_goes_front_after_front(fitness: Tensor) -> None:
+    pytest.importorskip("pymoo")
+    left, order = list(range(len(fitness))), pareto_order(fitness).tolist()
+    while left:
+        front = {left[i] for i, best in enumerate(non_dominated(fitness[left]).tolist()) if best}
+        assert set(order[: len(front)]) == front
+        order, left = order[len(front) :], [row for row in left if row not in front]
+    assert order == []
+
+
+def test_the_loneliest_of_a_front_comes_first_and_equals_stay_in_order() -> None:
+    pytest.importorskip("pymoo")
+    first = torch.tensor([0.0, 0.1, 0.2, 0.7, 1.0])
+    assert pareto_order(torch.stack([first, 1 - first], dim=1)).tolist() == [0, 4, 3, 2, 1]
+    assert pareto_order(torch.zeros(4, 2)).tolist() == [0, 1, 2, 3]
+
+
+def test_infinite_fitness_is_the_worst() -> None:
+    pytest.importorskip("pymoo")
+    fitness = torch.tensor([[-float("inf"), 0.5], [0.1, 0.4], [0.2, 0.3], [float("nan"), 0.2]])
+    order = pareto_order(fitness).tolist()
+    assert set(order[:3]) == {0, 1, 2}
+    assert order[3] == 3
+
+
+def test_without_pymoo_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pymoo"] + ["pymoo"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    algorithm = NSGA2(Shares(3), 4)
+    genomes, traits = algorithm.ask(None, torch.Generator())
+    with pytest.raises(EvopruneError, match=r"nsga2 needs pymoo: pip install 'evoprune\[search\]'"):
+        algorithm.tell(None, Population(genomes, torch.zeros(4, 2), traits))
