@@ -15,12 +15,23 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "evoprune"
 
 ROOMS = (
-    "core", "storage", "training", "scoring", "spaces", "search", "surgery", "zoo", "evaluate", "guidance", "run",
+    "core", "storage", "training", "scoring", "search", "spaces", "surgery", "zoo", "evaluate", "guidance", "run",
     "report", "progress", "api", "evoprune", "cli", "__main__",
 )  # fmt: skip
 """A room may import itself and the rooms before it; `evoprune` is the package's own __init__.py."""
 
-OPTIONAL = {"PIL", "huggingface_hub", "mlxtend", "onnx", "onnxruntime", "pandas", "pyarrow", "ray", "torch_pruning"}
+OPTIONAL = {
+    "PIL",
+    "huggingface_hub",
+    "mlxtend",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+    "pymoo",
+    "ray",
+    "torch_pruning",
+}
 MODULE_NAMES = {"pillow": "PIL"}
 
 
@@ -139,10 +150,11 @@ def test_an_optional_package_is_imported_in_one_file_inside_a_function(package: 
 def test_everything_else_that_is_imported_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {module_name(requirement) for requirement in project["dependencies"]}
-    data = {module_name(requirement) for requirement in project["optional-dependencies"]["data"]}
+    extras = project["optional-dependencies"]
+    optional = {module_name(requirement) for extra in ("data", "search") for requirement in extras[extra]}
     foreign = {f.package for f in ALL} - set(sys.stdlib_module_names) - {"evoprune"}
     assert foreign - OPTIONAL <= core
-    assert foreign & OPTIONAL <= data
+    assert foreign & OPTIONAL <= optional
     assert core <= foreign, "a declared dependency that nothing imports"
 
 

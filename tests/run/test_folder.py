@@ -16,7 +16,7 @@ from evoprune.core import EvopruneError
 from evoprune.run import Folder, make_settings
 from evoprune.run.journal import Journal
 from evoprune.run.schedule import Outcome, Stage
-from evoprune.run.state import Kept, RunState, load_state, save_state
+from evoprune.run.state import Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.search import Population
 
 SETTINGS = make_settings(model="m", sparsity=0.5, seed=3)
@@ -182,7 +182,7 @@ def state() -> RunState:
         model = {"a.weight": values["a"] * masks["a"], "count": torch.tensor(7), "none": torch.zeros(0)}
         return Kept(model, masks, values)
 
-    genomes = torch.rand(4, 21, generator=rng) < 0.5
+    genomes, fitness = torch.rand(4, 21, generator=rng) < 0.5, torch.randn(4, 2, generator=rng).double()
     traits = {"score": torch.rand(4, generator=rng).double(), "log_share": torch.randn(4, 2, generator=rng)}
     return RunState(
         now=kept(), accepted=kept(),
@@ -190,7 +190,7 @@ def state() -> RunState:
         stage=Stage(2, "all layers", ("a", "b.c"), 2, 0.7, 2, 10, True), phase="search", step=4,
         dense_val_score=0.9876543210123, evaluations=120, samples_scored=9999, generations=8, search_seconds=1.5,
         finetune_seconds=2.5, finetune_epochs=6, seconds=4.25, journal_bytes=123,
-        population=Population(genomes, torch.randn(4, 2, generator=rng).double(), traits),
+        population=packed(Population(genomes, fitness, traits, {"mean": torch.rand(3, generator=rng)})),
         optimizer={"0/step": torch.tensor(3.0), "0/exp_avg": torch.randn(3, 5, generator=rng)},
         warm={"a": torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)},
     )  # fmt: skip
@@ -217,9 +217,19 @@ def test_a_snapshot_is_the_state_bit_for_bit(tmp_path: Path, middle: bool) -> No
 
 def test_a_snapshot_packs_genomes(tmp_path: Path) -> None:
     before = state()
-    before.population = Population(torch.ones(10, 80_000, dtype=torch.bool), torch.zeros(10, 1).double())
+    genomes = torch.rand(10, 80_001) < 0.5
+    before.population = packed(Population(genomes, torch.zeros(10, 1).double()))
     save_state(before, tmp_path / "snapshot.safetensors")
     assert (tmp_path / "snapshot.safetensors").stat().st_size < 110_000
+    after = load_state(tmp_path / "snapshot.safetensors").population
+    assert after is not None
+    assert torch.equal(unpacked(after, 80_001).genomes, genomes)
+
+
+def test_real_valued_genomes_are_kept_as_they_are() -> None:
+    population = Population(torch.randn(4, 3), torch.zeros(4, 1).double())
+    assert packed(population) is population
+    assert unpacked(population, 3) is population
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no state", "other fields", "lost tensor"])

@@ -36,6 +36,13 @@ CASES: dict[str, dict[str, Any]] = {
     "default, nothing tuned": {"sparsity": 0.6, "guidance": "magnitude", "train": None},
     "default, any function": {"sparsity": 0.6, "score": "function", "train": None},
     "default, shuffling loader": {"sparsity": 0.5, "finetune_epochs": 2, "final_epochs": 1, "train": "loader"},
+    **{
+        f"{space}, {algorithm}": {"sparsity": 0.7, "space": space, "algorithm": algorithm, "finetune_epochs": 1}
+        for space, algorithm in (
+            ("allocation", "ga"), ("allocation", "evopress"), ("allocation", "cmaes"), ("allocation", "nsga2"),
+            ("allocation", "random"), ("weights", "steady"), ("weights", "pbil"), ("weights", "evopress"),
+        )
+    },
     "original": {"preset": "original", "finetune_epochs": 1, "final_epochs": 2, "floor": 0.1},
     "original, passes": {
         "preset": "original", "passes": [0.15, 1.0], "finetune_epochs": 1, "final_epochs": 1, "floor": 0.1,

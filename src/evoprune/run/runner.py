@@ -10,19 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evoprune.core import EvopruneError, Scores, generator, resolve_layers, sparsity_of, weight_of
-from evoprune.evaluate import make_evaluator, reuse_freed_memory
-from evoprune.guidance import priorities
+from evoprune.core import EvopruneError, generator, resolve_layers, sparsity_of, weight_of
+from evoprune.evaluate import reuse_freed_memory
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
-from evoprune.run.objective import mixed_fitness, score_fitness
 from evoprune.run.result import describe_layers
 from evoprune.run.schedule import Outcome, Stage, next_stage
+from evoprune.run.searching import Scored, Search, make_search
 from evoprune.run.settings import Settings
-from evoprune.run.state import Kept, RunState, load_state, save_state
+from evoprune.run.state import Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
-from evoprune.search import Algorithm, BudgetGA, OriginalGA, Population, best_of
-from evoprune.spaces import WeightSpace, pack_bits, unpack_bits
+from evoprune.search import Population
 from evoprune.surgery import FineTuner, apply_masks, save_masks, swap_weights
 from evoprune.training import Recipe, TensorSource
 
@@ -32,10 +30,6 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
 
 SNAPSHOT_SECONDS = 5.0
-PRIORITY_STREAM = 0xFFFF
-"""Place of the guidance's random stream beside those of the generations."""
-LOWEST_SHARE = 0.3
-"""How much thinner than the average a layer may become in one stage of the ladder."""
 
 
 class Runner:
@@ -115,81 +109,39 @@ class Runner:
 
     def _search(self, stage: Stage) -> None:
         """The main loop: ask, evaluate, tell, append."""
-        state, begun = self.state, time.perf_counter()
-        space = WeightSpace(resolve_layers(self.layers, stage.layers))
-        start = space.join(state.now.masks)
-        algorithm = self._algorithm(stage, space, start)
-        if self.settings.preset != "original":
+        state, settings, begun = self.state, self.settings, time.perf_counter()
+        if settings.preset != "original":
             # Candidates may bring pruned weights back, with the values they had. (The reference brings zeros back.)
             swap_weights(self.task.model, {name: state.now.values[name] for name in stage.layers})
-        evaluator = make_evaluator(
-            self.task.model, self.task.val_score, list(stage.layers), device=self.device,
-            batch_memory_mb=self.settings.memory_mb, methods=self.settings.scoring,
-        )  # fmt: skip
-        for generation in range(state.step, self.settings.generations + 1):
-            rng = generator(self.settings.seed, stage.index, generation)
-            found = []
-            for _ in range(1 if state.population is None else algorithm.asks_per_generation):
-                genomes, traits = algorithm.ask(state.population, rng)
-                scores = evaluator(space.plans(genomes), algorithm.floor(state.population))
-                traits = {**traits, "score": scores.score}
-                candidates = Population(genomes, self._fitness(scores, genomes), traits)
-                state.population = algorithm.tell(state.population, candidates)
-                state.evaluations += len(genomes)
-                state.samples_scored += scores.samples
-                found.append((scores, 1 - genomes.double().mean(1)))
-            state.step, state.generations = generation + 1, state.generations + (generation > 0)
-            state.scoring_bytes = max(state.scoring_bytes, getattr(evaluator, "peak_bytes", 0))
+        search = make_search(self.task, settings, state, stage, self.floor, self.device)
+        for number in range(state.step, settings.generations + 1):
+            rng = generator(settings.seed, stage.index, number)
+            population = None if state.population is None else unpacked(state.population, search.space.genes)
+            population, scored = search.generation(population, rng)
+            state.population = packed(population)
+            state.evaluations += scored.evaluations
+            state.samples_scored += scored.samples
+            state.scoring_bytes = max(state.scoring_bytes, getattr(search.evaluator, "peak_bytes", 0))
+            state.step, state.generations = number + 1, state.generations + (number > 0)
             state.search_seconds += time.perf_counter() - begun
             begun = time.perf_counter()
-            assert state.population is not None
-            best = self._tell_generation(generation, state.population, found, evaluator.samples)
-            reached = self.settings.preset == "original" and best["sparsity"] >= stage.target
+            best = self._tell_generation(number, search, population, scored)
+            reached = settings.preset == "original" and best["sparsity"] >= stage.target
             if reached or self._out_of_time():
                 break
             self._snapshot(at_most_every=SNAPSHOT_SECONDS)
-        self._take_best(stage, space)
+        self._take_best(stage, search)
 
-    def _algorithm(self, stage: Stage, space: WeightSpace, start: Tensor) -> Algorithm:
-        settings = self.settings
-        if settings.preset == "original":
-            warm = self.state.warm.get(stage.name)
-            return OriginalGA(
-                space.genes, settings.population, settings.crossover_rate, settings.mutation_rate,
-                settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.genes),
-            )  # fmt: skip
-        keep = max(len(space.layers), round((1 - stage.target) * space.genes))
-        smallest = LOWEST_SHARE * keep / max(int(start.sum()), 1)
-        priority = priorities(
-            settings.guidance, self.task.model, space.layers, self.state.now.masks, self.task.samples,
-            smallest, (settings.seed, stage.index, PRIORITY_STREAM),
-        )  # fmt: skip
-        return BudgetGA(
-            space.sizes,
-            keep,
-            start,
-            priority,
-            settings.population,
-            settings.crossover_rate,
-            settings.mutation_rate,
-        )
-
-    def _fitness(self, scores: Scores, genomes: Tensor) -> Tensor:
-        if self.settings.preset == "original":
-            sparsity = 1 - genomes.double().mean(1)
-            floor = self.floor
-            return mixed_fitness(scores, sparsity, self.settings.alpha, -float("inf") if floor is None else floor)
-        return score_fitness(scores)
-
-    def _take_best(self, stage: Stage, space: WeightSpace) -> None:
+    def _take_best(self, stage: Stage, search: Search) -> None:
         """The best genome becomes the model's masks."""
         state, model = self.state, self.task.model
         assert state.population is not None
-        best = state.population.genomes[best_of(state.population)]
-        masks = state.now.masks | space.masks(_never_empty(best, space))
+        population = unpacked(state.population, search.space.genes)
+        found = search.space.masks(population.genomes[search.best(population)])
+        masks = state.now.masks | {name: _never_empty(mask) for name, mask in found.items()}
         if self.settings.preset == "original":
-            state.warm[stage.name] = pack_bits(state.population.genomes)
-        values = {layer.name: weight_of(model, layer.name).detach().clone() for layer in space.layers}
+            state.warm[stage.name] = state.population.genomes
+        values = {name: weight_of(model, name).detach().clone() for name in stage.layers}
         apply_masks(model, masks)
         state.now = self._kept(masks, state.now.values | values)
         state.population, state.phase, state.step = None, "finetune", 0
@@ -312,34 +264,27 @@ class Runner:
         if self.listener is not None:
             self.listener(record)
 
-    def _tell_generation(
-        self, generation: int, population: Population, found: list[tuple[Scores, Tensor]], samples: int
-    ) -> dict[str, Any]:
-        best_index = best_of(population)
-        fitness = population.fitness[best_index].tolist()
-        sparsity = float(1 - population.genomes[best_index].double().mean())
+    def _tell_generation(self, number: int, search: Search, population: Population, scored: Scored) -> dict[str, Any]:
+        chosen = search.best(population)
+        fitness = population.fitness[chosen].tolist()
         best = {
-            "sparsity": sparsity,
-            "score": float(population.traits["score"][best_index]),
-            "loss": -fitness[1] if len(fitness) > 1 else None,
+            "sparsity": float(population.traits["sparsity"][chosen]),
+            "score": float(population.traits["score"][chosen]),
+            "loss": -fitness[1] if len(fitness) > 1 and self.settings.algorithm != "nsga2" else None,
             "fitness": fitness[0],
         }
         assert self.state.stage is not None
         self._tell(
             "generation",
             stage=self.state.stage.index,
-            generation=generation,
+            generation=number,
             evaluations=self.state.evaluations,
-            full_evaluations=round(self.state.samples_scored / samples, 3),
+            full_evaluations=round(self.state.samples_scored / search.evaluator.samples, 3),
             best=best,
             mean_fitness=float(population.fitness[:, 0].mean()),
             candidates={
-                "sparsity": [round(s, 6) for _, sparsities in found for s in sparsities.tolist()],
-                "score": [
-                    round(score, 6) if complete else None
-                    for scores, _ in found
-                    for score, complete in zip(scores.score.tolist(), scores.complete.tolist(), strict=True)
-                ],
+                "sparsity": [round(sparsity, 6) for sparsity in scored.sparsity],
+                "score": [None if score is None else round(score, 6) for score in scored.score],
             },
         )
         return best
@@ -352,14 +297,12 @@ class Runner:
             self.last_snapshot = now
 
 
-def _never_empty(genome: Tensor, space: WeightSpace) -> Tensor:
+def _never_empty(mask: Tensor) -> Tensor:
     """A layer without any weight would cut the network: its first weight stays."""
-    genome, first = genome.clone(), 0
-    for layer in space.layers:
-        part = genome[first : first + layer.size]
-        part[0] |= not bool(part.any())
-        first += layer.size
-    return genome
+    if not mask.any():
+        mask = mask.clone()
+        mask.view(-1)[0] = True
+    return mask
 
 
 def floor_of(settings: Settings, dense_val_score: float) -> float | None:

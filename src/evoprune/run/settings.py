@@ -27,9 +27,9 @@ class Settings(BaseModel):
     data: str | None = None
     layers: list[str] | None = None
     include_norm: bool = False
-    space: Literal["weights"] = "weights"
+    space: Literal["weights", "allocation"] = "weights"
     preset: Literal["default", "original"] = "default"
-    algorithm: Literal["ga"] = "ga"
+    algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "ga"
     guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
 
     floor: float | None = None

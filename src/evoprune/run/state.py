@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from evoprune.search import Population
 from evoprune.spaces import pack_bits, unpack_bits
 from evoprune.storage import save_tensors
 
-__all__ = ["Kept", "RunState", "load_state", "save_state"]
+__all__ = ["Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
 
 
 @dataclass
@@ -58,6 +59,7 @@ class RunState:
     seconds: float = 0.0
     journal_bytes: int = 0
     population: Population | None = None
+    """Between generations bit genomes are packed, eight a byte: see `packed`."""
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     warm: dict[str, Tensor] = field(default_factory=dict)
     """Stage name -> packed last population, from which the next pass over that layer starts."""
@@ -66,8 +68,20 @@ class RunState:
 TENSORS = {"now", "accepted", "population", "optimizer", "warm"}
 
 
+def packed(population: Population) -> Population:
+    """The same with bool genomes as bits, (P, ceil(G / 8)) uint8; real-valued ones stay as they are."""
+    genomes = population.genomes
+    return replace(population, genomes=pack_bits(genomes)) if genomes.dtype == torch.bool else population
+
+
+def unpacked(population: Population, genes: int) -> Population:
+    """The inverse of `packed` for G = `genes`."""
+    genomes = population.genomes
+    return replace(population, genomes=unpack_bits(genomes, genes)) if genomes.dtype == torch.uint8 else population
+
+
 def save_state(state: RunState, path: Path) -> None:
-    """Write a snapshot, atomically; genomes are packed eight bits a byte."""
+    """Write a snapshot, atomically."""
     tensors: dict[str, Tensor] = {}
     for name, kept in (("now", state.now), ("accepted", state.accepted)):
         for part in fields(Kept):
@@ -75,15 +89,15 @@ def save_state(state: RunState, path: Path) -> None:
                 packed = pack_bits(tensor.flatten()) if part.name == "masks" else tensor
                 tensors[f"{name}/{part.name}/{key}"] = packed
     if state.population is not None:
-        tensors["population/genomes"] = pack_bits(state.population.genomes)
+        tensors["population/genomes"] = state.population.genomes
         tensors["population/fitness"] = state.population.fitness
         tensors |= {f"population/traits/{key}": value for key, value in state.population.traits.items()}
+        tensors |= {f"population/state/{key}": value for key, value in state.population.state.items()}
     tensors |= {f"optimizer/{key}": value for key, value in state.optimizer.items()}
     tensors |= {f"warm/{key}": value for key, value in state.warm.items()}
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in TENSORS}
     plain["history"] = [asdict(outcome) for outcome in state.history]
     plain["stage"] = None if state.stage is None else asdict(state.stage)
-    plain["genes"] = None if state.population is None else state.population.genomes.shape[1]
     save_tensors(tensors, path, {"state": json.dumps(plain)})
 
 
@@ -97,15 +111,18 @@ def load_state(path: Path) -> RunState:
         with safe_open(path, framework="pt") as file:
             plain: dict[str, Any] = json.loads((file.metadata() or {})["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        genes = plain.pop("genes")
         plain["history"] = [Outcome.from_json(record) for record in plain["history"]]
         if plain["stage"] is not None:
             plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
         now, accepted = (_kept(_under(tensors, f"{name}/")) for name in ("now", "accepted"))
         population = None
-        if genes is not None:
-            bits = unpack_bits(tensors["population/genomes"], genes)
-            population = Population(bits, tensors["population/fitness"], _under(tensors, "population/traits/"))
+        if _under(tensors, "population/"):
+            population = Population(
+                tensors["population/genomes"],
+                tensors["population/fitness"],
+                _under(tensors, "population/traits/"),
+                _under(tensors, "population/state/"),
+            )
         return RunState(
             now=now,
             accepted=accepted,

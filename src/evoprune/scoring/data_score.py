@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -58,6 +59,13 @@ class DataScore(ABC):
     @abstractmethod
     def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
         """Loss of each sample, (..., B) like `values`; its mean breaks ties between equal scores."""
+
+    def part(self, share: float) -> DataScore:
+        """The same score on about that share of the samples, evenly spaced among them."""
+        every = max(1, round(1 / share))
+        smaller = copy.copy(self)
+        smaller.inputs, smaller.targets = self.inputs[::every], self.targets[::every]
+        return smaller
 
     def bind(self, model: nn.Module) -> None:  # noqa: B027
         """Told of the dense model before anything is scored; scores relative to it look at it here."""

@@ -61,6 +61,13 @@ class Fidelity(DataScore):
         super().__init__(inputs, targets)
         self._dense: Tensor | None = None
 
+    def part(self, share: float) -> DataScore:
+        """As of any score; the outputs of the dense model, where they are known, go along."""
+        smaller = super().part(share)
+        assert isinstance(smaller, Fidelity)
+        smaller._dense = None if self._dense is None else self._dense[:: max(1, round(1 / share))]
+        return smaller
+
     @property
     def expected(self) -> Tensor:
         """(N, C) outputs of the dense model.

@@ -6,7 +6,6 @@ survives, and who is a parent).
 
 from evoprune.search.algorithm import Algorithm, Population, Screening, best_of, lexicographic_order
 from evoprune.search.budget import share_budget
-from evoprune.search.budget_ga import BudgetGA
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.cmaes import CMAES
 from evoprune.search.evopress import EvoPress
@@ -24,7 +23,7 @@ from evoprune.search.steady_state_ga import SteadyStateGA
 from evoprune.search.units import evolve_units, nested_ranks
 
 __all__ = [
-    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BudgetGA", "BudgetedBits", "EvoPress",
+    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BudgetedBits", "EvoPress",
     "GenerationalGA", "Genes", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch", "Screening",
     "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm", "nested_ranks",
     "non_dominated", "share_budget",

@@ -37,6 +37,10 @@ class WeightSpace:
         """(G,) bool -> layer name -> bool tensor of the weight's shape."""
         return {name: plan.clone() for name, plan in self.plans(genome).items()}
 
+    def sparsity(self, genomes: Tensor) -> Tensor:
+        """(P, G) bool -> (P,) float64, the share of weights that go."""
+        return 1 - genomes.count_nonzero(1).double() / self.genes
+
     def join(self, values: Mapping[str, Tensor]) -> Tensor:
         """Layer name -> tensor of the weight's shape (masks, priorities, ...) -> (G,) in gene order."""
         return torch.cat([values[layer.name].flatten() for layer in self.layers])

@@ -1,0 +1,175 @@
+"""The search of one stage: what is searched, who searches, and how candidates are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from evoprune.core import Evaluator, EvopruneError, Scores, generator, resolve_layers
+from evoprune.evaluate import make_evaluator
+from evoprune.guidance import priorities
+from evoprune.run.objective import mixed_fitness, score_fitness
+from evoprune.run.schedule import Stage
+from evoprune.run.settings import Settings
+from evoprune.run.state import RunState
+from evoprune.run.task import Task
+from evoprune.scoring import DataScore
+from evoprune.search import (
+    Algorithm,
+    BudgetedBits,
+    OriginalGA,
+    Population,
+    Proposal,
+    Shares,
+    best_of,
+    lexicographic_order,
+    make_algorithm,
+)
+from evoprune.spaces import AllocationSpace, Space, WeightSpace, unpack_bits
+
+__all__ = ["Scored", "Search", "make_search"]
+
+PRIORITY_STREAM = 0xFFFF
+"""Place of the guidance's random stream beside those of the generations."""
+LOWEST_SHARE = 0.3
+"""How much thinner than the average a layer may become in one stage of the ladder."""
+NEAR_TARGET = 1e-3
+"""How far below the stage's target the sparsity of a front's point may lie to be chosen for it."""
+
+
+@dataclass
+class Scored:
+    """What one generation scored; a candidate that was stopped early has no score."""
+
+    sparsity: list[float] = field(default_factory=list)
+    score: list[float | None] = field(default_factory=list)
+    evaluations: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Search:
+    """The parts of a search, joined.
+
+    Attributes:
+        space: genomes to plans.
+        algorithm: genomes to better genomes.
+        evaluator: plans to scores.
+        screeners: evaluators on a share of the samples, and how many candidates each leaves.
+        fitness: scores and (P,) sparsities to (P, K) fitness.
+        target: sparsity of the stage.
+        front: whether the population is a front of score against sparsity rather than candidates for the target.
+    """
+
+    space: Space
+    algorithm: Algorithm
+    evaluator: Evaluator
+    screeners: tuple[tuple[Evaluator, int], ...]
+    fitness: Callable[[Scores, Tensor], Tensor]
+    target: float
+    front: bool = False
+
+    def generation(self, population: Population | None, rng: torch.Generator) -> tuple[Population, Scored]:
+        """Ask, screen, evaluate, tell."""
+        scored = Scored()
+        for _ in range(1 if population is None else self.algorithm.asks_per_generation):
+            genomes, traits = self.algorithm.ask(population, rng)
+            scored.evaluations += len(genomes)
+            if population is not None:
+                genomes, traits = self._screened(genomes, traits, scored)
+            scores = self.evaluator(self.space.plans(genomes), self.algorithm.floor(population))
+            sparsity = self.space.sparsity(genomes)
+            traits = {**traits, "score": scores.score, "sparsity": sparsity}
+            candidates = Population(genomes, self.fitness(scores, sparsity), traits)
+            population = self.algorithm.tell(population, candidates)
+            scored.samples += scores.samples
+            scored.sparsity += sparsity.tolist()
+            complete = zip(scores.score.tolist(), scores.complete.tolist(), strict=True)
+            scored.score += [score if whole else None for score, whole in complete]
+        assert population is not None
+        return population, scored
+
+    def best(self, population: Population) -> int:
+        """Position of the genome that the stage ends with: the fittest, or of a front the best at the target."""
+        if not self.front:
+            return best_of(population)
+        near = population.traits["sparsity"] >= self.target - NEAR_TARGET
+        if not near.any():
+            return int(population.traits["sparsity"].argmax())
+        return int(torch.where(near, population.fitness[:, 0], -float("inf")).argmax())
+
+    def _screened(self, genomes: Tensor, traits: Mapping[str, Tensor], scored: Scored) -> Proposal:
+        """The candidates that come through the rounds on a share of the samples."""
+        for evaluator, kept in self.screeners:
+            scores = evaluator(self.space.plans(genomes))
+            scored.samples += scores.samples
+            best = lexicographic_order(score_fitness(scores))[:kept].sort().values
+            genomes, traits = genomes[best], {name: values[best] for name, values in traits.items()}
+        return genomes, traits
+
+
+def make_search(
+    task: Task, settings: Settings, state: RunState, stage: Stage, floor: float | None, device: torch.device
+) -> Search:
+    """The search of `stage`; `task.model` holds the values that candidates are built from."""
+    layers = resolve_layers(task.layers, stage.layers)
+    space, algorithm = (_original if settings.preset == "original" else _default)(task, settings, state, stage)
+
+    front = settings.algorithm == "nsga2"
+
+    def evaluator(score: Callable[..., float]) -> Evaluator:
+        return make_evaluator(
+            task.model, score, [layer.name for layer in layers], device=device,
+            batch_memory_mb=settings.memory_mb, methods=settings.scoring,
+        )  # fmt: skip
+
+    screeners: tuple[tuple[Evaluator, int], ...] = ()
+    if isinstance(task.val_score, DataScore):
+        screeners = tuple((evaluator(task.val_score.part(share)), kept) for share, kept in algorithm.screening)
+
+    def fitness(scores: Scores, sparsity: Tensor) -> Tensor:
+        if settings.preset == "original":
+            return mixed_fitness(scores, sparsity, settings.alpha, -float("inf") if floor is None else floor)
+        if front:
+            return torch.stack([scores.score, sparsity], dim=1)
+        return score_fitness(scores)
+
+    return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front)
+
+
+def _original(task: Task, settings: Settings, state: RunState, stage: Stage) -> tuple[Space, Algorithm]:
+    space = WeightSpace(resolve_layers(task.layers, stage.layers))
+    warm = state.warm.get(stage.name)
+    return space, OriginalGA(
+        space.genes, settings.population, settings.crossover_rate, settings.mutation_rate,
+        settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.genes),
+    )  # fmt: skip
+
+
+def _default(task: Task, settings: Settings, state: RunState, stage: Stage) -> tuple[Space, Algorithm]:
+    layers = resolve_layers(task.layers, stage.layers)
+    weights = WeightSpace(layers)
+    start = weights.join(state.now.masks)
+    keep = max(len(layers), round((1 - stage.target) * weights.genes))
+    smallest = LOWEST_SHARE * keep / max(int(start.sum()), 1)
+    place = (settings.seed, stage.index, PRIORITY_STREAM)
+    priority = priorities(
+        settings.guidance, task.model, layers, state.now.masks, task.samples, smallest, place,
+    )  # fmt: skip
+    rates = {"crossover_rate": settings.crossover_rate} if settings.algorithm in ("ga", "steady", "nsga2") else {}
+    if settings.space == "weights":
+        if settings.algorithm == "nsga2":
+            raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
+        bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
+        return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)
+    if priority is None:  # nothing is known of the weights: any order
+        priority = torch.rand(weights.genes, generator=generator(*place))
+    base = torch.stack([part.count_nonzero() for part in start.split(weights.sizes)])
+    free = settings.algorithm == "nsga2"
+    space = AllocationSpace(layers, priority, base, keep, free)
+    lowest = min(0.99, keep / max(1, int(base.sum())))
+    shares = Shares(len(layers), free_total=free, lowest=lowest)
+    return space, make_algorithm(settings.algorithm, shares, settings.population, **rates)

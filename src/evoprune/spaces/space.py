@@ -1,0 +1,37 @@
+"""What every space can say of genomes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from evoprune.core import Layer, Masks
+
+__all__ = ["Space"]
+
+
+class Space(Protocol):
+    """What may be pruned, and what a genome means for it."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that genomes speak of, in the order of the model."""
+        ...
+
+    @property
+    def genes(self) -> int:
+        """G."""
+        ...
+
+    def plans(self, genomes: Tensor) -> dict[str, Tensor]:
+        """(P, G) genomes -> layer name -> (P, *weight shape) bool, True where a weight stays."""
+        ...
+
+    def masks(self, genome: Tensor) -> Masks:
+        """(G,) -> layer name -> bool tensor of the weight's shape."""
+        ...
+
+    def sparsity(self, genomes: Tensor) -> Tensor:
+        """(P, G) -> (P,) float64, the share of weights that go."""
+        ...
