@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
-from evoprune.guidance import importances, priorities
+from evoprune.guidance import Advice, advise, importances
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.wanda import input_powers
 
@@ -57,8 +57,9 @@ def half(layers: list[Layer]) -> dict[str, Tensor]:
 def test_priorities_are_an_order_inside_each_layer(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
     masks = half(layers)
-    found = priorities(kind, net, layers, masks, samples, 0.1, (0, 3))
-    assert found is not None
+    advice = advise(kind, net, layers, masks, samples, 0.1, (0, 3))
+    assert advice is not None
+    found = advice.order
     assert found.dtype == torch.float32
     for layer, part in zip(layers, found.split([layer.size for layer in layers]), strict=True):
         assert torch.equal(part.sort().values, torch.arange(layer.size) / layer.size)
@@ -73,7 +74,7 @@ def test_the_model_and_the_random_state_are_left_as_found(kind: str, net: Net, s
     net.hidden.weight.requires_grad_(False)
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     layers = prunable_layers(net)
-    priorities(kind, net, layers, half(layers), samples, 0.1, (0,))
+    advise(kind, net, layers, half(layers), samples, 0.1, (0,))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert net.training
@@ -86,9 +87,8 @@ def test_the_model_and_the_random_state_are_left_as_found(kind: str, net: Net, s
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_place_in_a_run_gives_the_same_order(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
-    one, same, other = (
-        priorities(kind, net, layers, half(layers), samples, 0.1, path) for path in ((0, 1), (0, 1), (0, 2))
-    )
+    found = [advise(kind, net, layers, half(layers), samples, 0.1, path) for path in ((0, 1), (0, 1), (0, 2))]
+    one, same, other = (advice.order for advice in found if advice is not None)
     assert torch.equal(one, same)
     assert torch.equal(one, other) == (kind in ("magnitude", "gradient", "wanda"))
 
@@ -96,11 +96,46 @@ def test_the_same_place_in_a_run_gives_the_same_order(kind: str, net: Net, sampl
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_samples_only_magnitudes_are_known(kind: str, net: Net) -> None:
     layers = prunable_layers(net)
-    found = priorities(kind, net, layers, half(layers), None, 0.1, (0,))
+    found = advise(kind, net, layers, half(layers), None, 0.1, (0,))
     assert (found is None) == (kind != "magnitude")
 
 
-def test_gradient_is_the_first_order_change_of_the_loss(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("kind", ["magnitude", "gradient"])
+def test_one_threshold_cuts_all_layers_and_leaves_each_its_best(
+    kind: str, net: Net, samples: tuple[Tensor, Tensor]
+) -> None:
+    layers = prunable_layers(net)
+    masks, sizes = half(layers), [layer.size for layer in layers]
+    advice = advise(kind, net, layers, masks, samples, 0.1, (0,))
+    assert advice is not None
+    first = advice.first_mask(sizes, 40)
+    assert first is not None
+    assert int(first.sum()) == 40
+    values = importances(kind, net, layers, samples)
+    flat = torch.cat([torch.where(masks[name], value, -1.0).flatten() for name, value in values.items()])
+    best = flat.topk(40).indices
+    assert int(first[best].sum()) >= 40 - len(layers)  # a layer may hold its best one below the threshold
+    assert not first[flat < 0].any()
+    assert all(bool(part.any()) for part in first.split(sizes))
+
+
+def test_every_layer_keeps_its_most_important_weight() -> None:
+    advice = Advice(torch.zeros(7), torch.tensor([0.0, 0.1, 5.0, 6.0, 7.0, 8.0, 0.0]))
+    first = advice.first_mask([2, 4, 1], 4)
+    assert first is not None
+    assert first.tolist() == [False, True, False, False, True, True, True]
+    assert Advice(torch.zeros(7)).first_mask([2, 4, 1], 4) is None
+
+
+@pytest.mark.parametrize("kind", ["none", "wanda", "learned"])
+def test_an_order_inside_layers_cuts_nothing(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers = prunable_layers(net)
+    advice = advise(kind, net, layers, half(layers), samples, 0.1, (0,))
+    assert advice is not None
+    assert advice.importance is None
+
+
+def test_gradient_is_the_squared_first_order_change_of_the_loss(net: Net, samples: tuple[Tensor, Tensor]) -> None:
     net.eval()
     found = importances("gradient", net, prunable_layers(net), samples)
     shrunk = 1e-3
@@ -111,7 +146,8 @@ def test_gradient_is_the_first_order_change_of_the_loss(net: Net, samples: tuple
             with torch.no_grad():
                 weight_of(changed, name)[index] *= factor
                 losses.append(float(F.cross_entropy(changed(samples[0].double()), samples[1])))
-        assert float(found[name][index]) == pytest.approx(abs(losses[0] - losses[1]) / (2 * shrunk), rel=1e-2, abs=1e-5)
+        change = (losses[0] - losses[1]) / (2 * shrunk)  # 40 samples are one batch
+        assert float(found[name][index]) == pytest.approx(change**2, rel=2e-2, abs=1e-10)
 
 
 def output_change(module: nn.Module, given: Tensor, index: tuple[int, ...]) -> float:
@@ -175,7 +211,7 @@ def test_learned_refuses_a_model_that_gives_no_logits() -> None:
     data = torch.zeros(4, 1, 5, 5), torch.zeros(4, dtype=torch.int64)
     layers = prunable_layers(nn.Sequential(model))
     with pytest.raises(EvopruneError, match=r"guidance learned needs a model whose outputs are \(B, C\)"):
-        priorities("learned", nn.Sequential(model), layers, half(layers), data, 0.1, (0,))
+        advise("learned", nn.Sequential(model), layers, half(layers), data, 0.1, (0,))
 
 
 def test_learned_keeps_the_outputs_closer_than_chance(net: Net, samples: tuple[Tensor, Tensor]) -> None:
@@ -193,9 +229,9 @@ def test_learned_keeps_the_outputs_closer_than_chance(net: Net, samples: tuple[T
 
     chance = [distance(torch.rand(layer.size, generator=rng(seed))) for seed in range(20)]
     for seed in range(3):
-        found = priorities("learned", net, [layer], masks, samples, 0.1, (seed,))
-        assert found is not None
-        assert distance(found) < 0.8 * min(chance)
+        advice = advise("learned", net, [layer], masks, samples, 0.1, (seed,))
+        assert advice is not None
+        assert distance(advice.order) < 0.8 * min(chance)
 
 
 def test_eliminate_finds_the_bits_that_matter() -> None:

@@ -1,5 +1,5 @@
 """Guidance: which weights a proposal tends to keep. It biases proposals only; fitness decides."""
 
-from evoprune.guidance.choose import importances, priorities
+from evoprune.guidance.choose import Advice, advise, importances
 
-__all__ = ["importances", "priorities"]
+__all__ = ["Advice", "advise", "importances"]

@@ -1,4 +1,4 @@
-"""From the name of a guidance to a priority for every weight.
+"""From the name of a guidance to what it says of every weight.
 
 `none` and `learned` assume nothing about weights: the order in which a layer's weights go is evolved from how far the
 layer's output moves (guidance/evolved.py), or learned from how far the model's outputs move when random weights are
@@ -8,6 +8,7 @@ dropped (guidance/learned.py). `magnitude`, `gradient` and `wanda` are the usual
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,39 @@ from evoprune.guidance.learned import learned_ranks
 from evoprune.guidance.magnitude import magnitudes
 from evoprune.guidance.wanda import wanda_scores
 
-__all__ = ["importances", "priorities"]
+__all__ = ["Advice", "advise", "importances"]
 
 RULES = ("magnitude", "gradient", "wanda")
+COMPARABLE = ("magnitude", "gradient")
+"""Rules by whose importances one threshold may cut all layers."""
 
 
-def priorities(
+@dataclass(frozen=True)
+class Advice:
+    """What a guidance says of the weights of some layers, in gene order.
+
+    Attributes:
+        order: (G,) float32 in [0, 1), evenly spread in each layer: only the order inside a layer means something.
+        importance: (G,) float32, what can be compared between layers too, -1 where a weight is pruned at present;
+            None for a guidance that orders each layer for itself.
+    """
+
+    order: Tensor
+    importance: Tensor | None = None
+
+    def first_mask(self, sizes: Sequence[int], keep: int) -> Tensor | None:
+        """(G,) bool, the `keep` most important weights of all layers and the most important one of each."""
+        if self.importance is None:
+            return None
+        values = self.importance.clone()
+        for part in values.split(list(sizes)):
+            part[part.argmax()] = float("inf")
+        mask = torch.zeros(len(values), dtype=torch.bool)
+        mask[values.topk(keep).indices] = True
+        return mask
+
+
+def advise(
     kind: str,
     model: nn.Module,
     layers: Sequence[Layer],
@@ -32,8 +60,8 @@ def priorities(
     samples: tuple[Tensor, Tensor] | None,
     smallest: float,
     seed_path: tuple[int, ...],
-) -> Tensor | None:
-    """A priority for every weight of `layers`, in gene order.
+) -> Advice | None:
+    """What the guidance `kind` says; None when it needs samples and there are none.
 
     Args:
         kind: `none`, `learned`, `magnitude`, `gradient` or `wanda`.
@@ -43,9 +71,6 @@ def priorities(
         samples: (N, ...) inputs and (N,) targets of the training data; None when there are none.
         smallest: the lowest density that a layer may get, as a share of its present one.
         seed_path: run seed and place in the run, for random numbers.
-
-    Returns:
-        (G,) float32 in [0, 1), only the order inside a layer means something; None when nothing is known.
     """
     if samples is None and kind != "magnitude":
         return None
@@ -55,7 +80,11 @@ def priorities(
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
     else:
         values = importances(kind, model, layers, samples)
-    return torch.cat([_even(values[layer.name], masks[layer.name]) for layer in layers])
+    order = torch.cat([_even(values[layer.name], masks[layer.name]) for layer in layers])
+    if kind not in COMPARABLE:
+        return Advice(order)
+    kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)
+    return Advice(order, torch.cat(list(kept)))
 
 
 def importances(
@@ -63,12 +92,12 @@ def importances(
 ) -> dict[str, Tensor]:
     """What a rule says of each weight, in one unit for all layers, so that one threshold may cut them all.
 
-    The unit is the weight's own (`magnitude`), the loss (`gradient`: what a weight adds to it, to first order), or the
-    layer's output (`wanda`: what a weight adds to it, root mean square). Only the loss means the same in every layer;
+    The unit is the weight's own (`magnitude`), the squared loss (`gradient`: what a weight adds to it), or the layer's
+    output (`wanda`: what a weight adds to it, root mean square). Only the loss means the same in every layer;
     that magnitudes of different layers can be compared is an assumption, and a usual one.
 
     Args:
-        kind: `magnitude`, `gradient` or `wanda`. The other guidances give orders inside a layer, see `priorities`.
+        kind: `magnitude`, `gradient` or `wanda`. The other guidances give orders inside a layer, see `advise`.
         model: as found afterwards.
         layers: the layers asked for.
         samples: (N, ...) inputs and (N,) targets; `magnitude` needs none.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evoprune.core import Evaluator, EvopruneError, Scores, generator, resolve_layers
 from evoprune.evaluate import make_evaluator
-from evoprune.guidance import priorities
+from evoprune.guidance import advise
 from evoprune.run.objective import mixed_fitness, score_fitness
 from evoprune.run.schedule import Stage
 from evoprune.run.settings import Settings
@@ -156,9 +156,10 @@ def _default(task: Task, settings: Settings, state: RunState, stage: Stage) -> t
     keep = max(len(layers), round((1 - stage.target) * weights.genes))
     smallest = LOWEST_SHARE * keep / max(int(start.sum()), 1)
     place = (settings.seed, stage.index, PRIORITY_STREAM)
-    priority = priorities(
-        settings.guidance, task.model, layers, state.now.masks, task.samples, smallest, place,
-    )  # fmt: skip
+    advice = advise(settings.guidance, task.model, layers, state.now.masks, task.samples, smallest, place)
+    priority = None if advice is None else advice.order
+    if advice is not None and (first := advice.first_mask(weights.sizes, min(keep, int(start.sum())))) is not None:
+        start = first
     rates = {"crossover_rate": settings.crossover_rate} if settings.algorithm in ("ga", "steady", "nsga2") else {}
     if settings.space == "weights":
         if settings.algorithm == "nsga2":
