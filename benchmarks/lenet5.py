@@ -19,10 +19,12 @@ import record
 
 RUNS = {
     "original": ["--preset", "original"],
+    "none": ["--guidance", "none"],
+    "none-96.5": ["--guidance", "none", "--sparsity", "0.965"],
+    "none-97.5": ["--guidance", "none", "--sparsity", "0.975"],
     "default": [],
-    "sparsity-97.5": ["--sparsity", "0.975"],
-    "sparsity-98": ["--sparsity", "0.98"],
-    "sparsity-98-magnitude": ["--sparsity", "0.98", "--guidance", "magnitude"],
+    "default-98": ["--sparsity", "0.98"],
+    "default-99": ["--sparsity", "0.99"],
 }
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="mnist or a folder of parquet splits")
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=["original", "default"])
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = parser.parse_args()
     path = record.RESULTS / "lenet5.json"
