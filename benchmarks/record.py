@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+import evoprune  # noqa: F401 (before torch: it sets how OpenMP waits)
+
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -137,9 +137,7 @@ class Ours:
 def measure(model: nn.Module, name: str, data: Any, layer: str, candidates: int, trials: int) -> dict[str, Any]:
     """One layer: the reference and evoprune, in turns."""
     val = data.val
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # four workers on fewer cores: what the reference has
-        loader = DataLoader(Images(val.inputs, val.targets, data.mean, data.std), batch_size=BATCH[name], num_workers=4)
+    loader = DataLoader(Images(val.inputs, val.targets, data.mean, data.std), batch_size=BATCH[name], num_workers=4)
     masks = masks_of(model, layer, candidates)
     score = Accuracy(val.inputs, val.targets)
     exact, default, raced = (
@@ -184,6 +182,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["lenet5", "resnet18"], choices=LAYERS)
     parser.add_argument("--trials", type=int, default=3)
     args = parser.parse_args()
+    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # on fewer cores: what the reference has
     content: dict[str, Any] = {"candidates": CANDIDATES, "seed": 0, "models": {}}
     for name in args.models:
         torch.manual_seed(0)

@@ -43,6 +43,9 @@ CASES: dict[str, dict[str, Any]] = {
             ("allocation", "random"), ("weights", "steady"), ("weights", "pbil"), ("weights", "evopress"),
         )
     },
+    "masks tighten in training": {
+        "sparsity": 0.8, "space": "allocation", "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1,
+    },
     "original": {"preset": "original", "finetune_epochs": 1, "final_epochs": 2, "floor": 0.1},
     "original, passes": {
         "preset": "original", "passes": [0.15, 1.0], "finetune_epochs": 1, "final_epochs": 1, "floor": 0.1,

@@ -21,7 +21,7 @@ from evoprune.run.settings import Settings
 from evoprune.run.state import Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.search import Population
-from evoprune.surgery import FineTuner, apply_masks, save_masks, swap_weights
+from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks, swap_weights
 from evoprune.training import Recipe, TensorSource
 
 __all__ = ["Listener", "Runner", "floor_of"]
@@ -137,6 +137,12 @@ class Runner:
         state, model = self.state, self.task.model
         assert state.population is not None
         population = unpacked(state.population, search.space.genes)
+        if self._tightens(stage):
+            state.shares = {"log_share": population.genomes[search.best(population)][: len(stage.layers)].clone()}
+            state.population, state.phase, state.step = None, "finetune", 0
+            self._put(state.now)
+            self._snapshot()
+            return
         found = search.space.masks(population.genomes[search.best(population)])
         masks = state.now.masks | {name: _never_empty(mask) for name, mask in found.items()}
         if self.settings.preset == "original":
@@ -147,12 +153,17 @@ class Runner:
         state.population, state.phase, state.step = None, "finetune", 0
         self._snapshot()
 
+    def _tightens(self, stage: Stage) -> bool:
+        return self.settings.tightens and self.task.train is not None and stage.epochs > 0
+
     # -- fine-tuning -------------------------------------------------------------------------------------
 
     def _finetune(self, stage: Stage) -> None:
         """Short fine-tuning, then the final schedule where the stage asks for it."""
         state, settings = self.state, self.settings
         if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
+            if state.shares:
+                self._tighten(stage)
             if state.step < stage.epochs:
                 self._epochs(stage, "constant", 0, stage.epochs)
             floor = self.floor
@@ -163,15 +174,50 @@ class Runner:
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 
-    def _epochs(self, stage: Stage, schedule: str, first: int, last: int) -> None:
-        state, settings = self.state, self.settings
+    def _tighten(self, stage: Stage) -> None:
+        """The first epoch, in which the masks tighten: once by one threshold, once with the shares that evolved.
+
+        Both start from the same weights; the fitter's weights are inherited.
+        """
+        state, begun = self.state, time.perf_counter()
+        evolved, start, tried = state.shares["log_share"], state.now, []
+        sizes = [weight_of(self.task.model, name).numel() for name in stage.layers]
+        keep = max(len(sizes), round((1 - stage.target) * sum(sizes)))
+        for log_share in (torch.zeros_like(evolved), evolved):
+            self._put(start)
+            tuner = self._tuner("constant", 1, (stage, keep, log_share))
+            loss = tuner.epoch(0, self.settings.seed, stage.index, 0, 1)
+            kept = self._kept(dict(tuner.masks), start.values)
+            tried.append((self._val_score(), kept, tuner.state(), loss))
+            tuner.close()
+        val_score, state.now, state.optimizer, loss = max(tried, key=lambda one: one[0])
+        self._put(state.now)
+        state.shares, state.step = {}, 1
+        state.epoch_scores.append(val_score)
+        state.finetune_epochs += len(tried)
+        state.finetune_seconds += time.perf_counter() - begun
+        self._tell("epoch", stage=stage.index, epoch=0, epochs=stage.epochs, loss=loss, val_score=val_score)
+        self._snapshot()
+
+    def _tuner(self, schedule: str, epochs: int, tighten: tuple[Stage, int, Tensor] | None = None) -> FineTuner:
+        settings, model = self.settings, self.task.model
         assert self.task.train is not None
         recipe = Recipe(
-            epochs=max(1, last - first), batch_size=settings.batch_size, optimizer=settings.optimizer,
+            epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer,
             learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, schedule=schedule,  # type: ignore[arg-type]
             distill=settings.distill,
         )  # fmt: skip
-        tuner = FineTuner(self.task.model, state.now.masks, self.task.train, recipe, self.teacher)
+        masks, tightening = self.state.now.masks, None
+        if tighten is not None:
+            stage, keep, log_share = tighten
+            weights = {name: weight_of(model, name) for name in stage.layers}
+            tightening = Tightening(weights, masks, keep, self.task.train.steps, log_share)
+        return FineTuner(model, masks, self.task.train, recipe, self.teacher, tightening)
+
+    def _epochs(self, stage: Stage, schedule: str, first: int, last: int) -> None:
+        state, settings = self.state, self.settings
+        assert self.task.train is not None
+        tuner = self._tuner(schedule, max(1, last - first))
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
         for epoch in range(max(first, state.step), last):

@@ -63,6 +63,11 @@ class Settings(BaseModel):
     score_name: str | None = None
     command: str | None = None
 
+    @property
+    def tightens(self) -> bool:
+        """Whether training itself prunes, by budgets that the search proposes."""
+        return self.space == "allocation" and self.guidance == "gradient"
+
     @field_validator("passes")
     @classmethod
     def _passes_rise(cls, passes: list[float] | None) -> list[float] | None:

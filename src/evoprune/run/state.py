@@ -60,12 +60,14 @@ class RunState:
     journal_bytes: int = 0
     population: Population | None = None
     """Between generations bit genomes are packed, eight a byte: see `packed`."""
+    shares: dict[str, Tensor] = field(default_factory=dict)
+    """`log_share` (L,) that a search proposed, where training itself tightens the masks."""
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     warm: dict[str, Tensor] = field(default_factory=dict)
     """Stage name -> packed last population, from which the next pass over that layer starts."""
 
 
-TENSORS = {"now", "accepted", "population", "optimizer", "warm"}
+TENSORS = {"now", "accepted", "population", "shares", "optimizer", "warm"}
 
 
 def packed(population: Population) -> Population:
@@ -93,6 +95,7 @@ def save_state(state: RunState, path: Path) -> None:
         tensors["population/fitness"] = state.population.fitness
         tensors |= {f"population/traits/{key}": value for key, value in state.population.traits.items()}
         tensors |= {f"population/state/{key}": value for key, value in state.population.state.items()}
+    tensors |= {f"shares/{key}": value for key, value in state.shares.items()}
     tensors |= {f"optimizer/{key}": value for key, value in state.optimizer.items()}
     tensors |= {f"warm/{key}": value for key, value in state.warm.items()}
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in TENSORS}
@@ -127,6 +130,7 @@ def load_state(path: Path) -> RunState:
             now=now,
             accepted=accepted,
             population=population,
+            shares=_under(tensors, "shares/"),
             optimizer=_under(tensors, "optimizer/"),
             warm=_under(tensors, "warm/"),
             **plain,

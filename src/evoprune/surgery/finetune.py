@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Masks, generator, weight_of
 from evoprune.surgery.masks import apply_masks
+from evoprune.surgery.tighten import Tightening
 from evoprune.training import (
     BatchSource,
     Recipe,
@@ -32,6 +33,10 @@ class FineTuner:
         source: training batches.
         recipe: settings; `recipe.epochs` is the length of the learning-rate schedule.
         teacher: in eval mode; its outputs are matched where given.
+        tightening: prunes further while the first epoch runs.
+
+    Attributes:
+        masks: as they are now.
     """
 
     def __init__(
@@ -41,10 +46,12 @@ class FineTuner:
         source: BatchSource,
         recipe: Recipe,
         teacher: nn.Module | None = None,
+        tightening: Tightening | None = None,
     ) -> None:
         self.model, self.source, self.recipe, self.teacher = model, source, recipe, teacher
+        self.tightening, self.steps = tightening, 0
         self.weights = [(weight_of(model, name), name) for name in masks]
-        self.pruned = {name: ~mask.to(weight_of(model, name).device) for name, mask in masks.items()}
+        self._set(masks)
         self.optimizer = recipe.make_optimizer(model)
         self.optimizer.register_step_pre_hook(lambda *_: self._clear_gradients())
         apply_masks(model, masks)
@@ -66,8 +73,18 @@ class FineTuner:
             epoch,
             rng,
             self.teacher,
-            self._restore_zeros,
+            self._after_step,
         )
+
+    def _set(self, masks: Masks) -> None:
+        self.masks = dict(masks)
+        self.pruned = {name: ~masks[name].to(weight.device) for weight, name in self.weights}
+
+    def _after_step(self) -> None:
+        self.steps += 1
+        if self.tightening is not None and self.tightening.is_due(self.steps):
+            self._set(self.masks | self.tightening.tightened(self.steps))
+        self._restore_zeros()
 
     @torch.no_grad()
     def _restore_zeros(self) -> None:
@@ -76,6 +93,8 @@ class FineTuner:
 
     @torch.no_grad()
     def _clear_gradients(self) -> None:
+        if self.tightening is not None:
+            self.tightening.watch()
         for weight, name in self.weights:
             if weight.grad is not None:
                 weight.grad.masked_fill_(self.pruned[name], 0.0)

@@ -1,0 +1,91 @@
+"""Masks that tighten while a model trains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from evoprune.core import prunable_layers, weight_of
+from evoprune.surgery import FineTuner, Tightening
+from evoprune.surgery.tighten import EVERY
+from evoprune.training import Recipe, TensorSource
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 3))
+
+
+def tightening(net: nn.Module, keep: int, steps: int, share: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Tightening:
+    layers = prunable_layers(net)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    weights = {layer.name: weight_of(net, layer.name) for layer in layers}
+    return Tightening(weights, masks, keep, steps, torch.tensor(share))
+
+
+def shown(tight: Tightening) -> Tightening:
+    """With importances as after a few steps."""
+    rng = torch.Generator().manual_seed(1)
+    for name, value in tight.importance.items():
+        tight.importance[name] = torch.rand(value.shape, generator=rng)
+    return tight
+
+
+def test_masks_shrink_along_a_cubic_to_the_exact_budget() -> None:
+    tight = shown(tightening(model(), 60, 200))
+    before = {name: mask.clone() for name, mask in tight.masks.items()}
+    for step, kept in ((50, 60 + round(0.75**3 * 840)), (100, 60 + round(0.5**3 * 840)), (200, 60)):
+        assert tight.is_due(step)
+        after = tight.tightened(step)
+        assert sum(int(mask.sum()) for mask in after.values()) == kept
+        assert not any((after[name] & ~before[name]).any() for name in after), "nothing comes back"
+        before = {name: mask.clone() for name, mask in after.items()}
+
+
+def test_one_threshold_cuts_all_layers_unless_shares_move_it() -> None:
+    net = model()
+    plain = shown(tightening(net, 90, 100)).tightened(100)
+    values = torch.cat([v.flatten() for v in shown(tightening(net, 90, 100)).importance.values()])
+    kept = torch.cat([mask.flatten() for mask in plain.values()])
+    assert values[kept].min() > values[~kept].max()
+    moved = shown(tightening(net, 90, 100, (0.0, 1.0, 0.0))).tightened(100)
+    assert moved["2"].sum() > plain["2"].sum()
+    assert moved["0"].sum() < plain["0"].sum()
+    assert sum(int(mask.sum()) for mask in moved.values()) == 90
+
+
+@pytest.mark.parametrize("steps", [EVERY - 20, EVERY, 2 * EVERY + 7])
+def test_a_cut_is_due_every_few_steps_and_at_the_end(steps: int) -> None:
+    tight = tightening(model(), 60, steps)
+    due = [step for step in range(1, steps + 20) if tight.is_due(step)]
+    assert due == sorted({*range(EVERY, steps, EVERY), steps})
+
+
+def test_importance_is_an_average_of_the_squared_effect() -> None:
+    net = model()
+    tight = tightening(net, 60, 100)
+    weight = net[0].weight
+    weight.grad = torch.full_like(weight, 2.0)
+    tight.watch()
+    torch.testing.assert_close(tight.importance["0"], 0.02 * (2 * weight.detach()).square())
+    assert not tight.importance["2"].any(), "no gradient, no news"
+
+
+def test_an_epoch_of_fine_tuning_ends_at_the_budget_with_zeros_exact() -> None:
+    net, rng = model(), torch.Generator().manual_seed(2)
+    inputs = torch.randn(1200, 8, generator=rng)
+    source = TensorSource(inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 1).long(), 10)
+    tight = tightening(net, 50, source.steps)
+    masks = {name: mask.clone() for name, mask in tight.masks.items()}
+    tuner = FineTuner(net, masks, source, Recipe(epochs=2, optimizer="adam", learning_rate=1e-2), tightening=tight)
+    losses = [tuner.epoch(epoch, 0) for epoch in range(2)]
+    tuner.close()
+    assert sum(int(mask.sum()) for mask in tuner.masks.values()) == 50
+    assert all(mask.any() for mask in tuner.masks.values())
+    for name, mask in tuner.masks.items():
+        assert not weight_of(net, name)[~mask].any()
+        assert weight_of(net, name)[mask].all()
+    assert losses[1] < losses[0]
+    used = tuner.masks["0"].any(0)
+    assert used[:2].all(), "the inputs that the labels depend on"
