@@ -19,12 +19,12 @@ import record
 
 RUNS = {
     "original": ["--preset", "original"],
-    "none": ["--guidance", "none"],
-    "none-96.5": ["--guidance", "none", "--sparsity", "0.965"],
-    "none-97.5": ["--guidance", "none", "--sparsity", "0.975"],
     "default": [],
-    "default-98": ["--sparsity", "0.98"],
-    "default-99": ["--sparsity", "0.99"],
+    "default-96.5": ["--sparsity", "0.965"],
+    "default-97.5": ["--sparsity", "0.975"],
+    "gradient": ["--guidance", "gradient"],
+    "gradient-98": ["--guidance", "gradient", "--sparsity", "0.98", "--final-epochs", "24"],
+    "gradient-99": ["--guidance", "gradient", "--sparsity", "0.99", "--final-epochs", "24"],
 }
 
 

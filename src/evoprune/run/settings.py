@@ -120,6 +120,8 @@ def make_settings(**given: Any) -> Settings:
             raise EvopruneError("--guidance has no effect with --preset original; leave one of them out")
     elif {"floor", "max_drop", "sparsity"}.isdisjoint(given) and given.get("passes", [1.0])[-1:] == [1.0]:
         defaults["max_drop"] = DEFAULT_MAX_DROP
+    if preset == "default" and given.get("guidance") == "gradient":
+        defaults["space"] = "allocation"  # the weights of a layer by the rule, how many by evolution
     _refuse_contradictions(given, preset)
     if "floor" in given and "max_drop" in given:
         raise EvopruneError("--floor and --max-drop say the same thing in two ways; give one of them")
