@@ -93,6 +93,9 @@ def prune(
     max_drop: Annotated[float | None, typer.Option(help="Points of validation score that may be lost.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach.")] = None,
     passes: Annotated[str | None, typer.Option(help="Sparsity of each pass, such as 0.6,1.0.")] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="Keep every stage's model; the floor picks the result.")
+    ] = False,
     alpha: Annotated[float | None, typer.Option(help="Weight of sparsity in the original fitness.")] = None,
     population: Annotated[int | None, typer.Option(help="Genomes.")] = None,
     generations: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
@@ -128,7 +131,7 @@ def prune(
         settings = make_settings(
             model=model, checkpoint=checkpoint, data=data, layers=layer or None, space=space, preset=preset.value,
             guidance=guidance.value, algorithm=algorithm, floor=floor, max_drop=max_drop, sparsity=sparsity,
-            passes=_numbers(passes), alpha=alpha, population=population, generations=generations,
+            passes=_numbers(passes), front=front, alpha=alpha, population=population, generations=generations,
             crossover_rate=crossover_rate, mutation_rate=mutation_rate, initial_sparsity=initial_sparsity,
             finetune_epochs=finetune_epochs, final_epochs=final_epochs, learning_rate=learning_rate,
             batch_size=batch_size, distill=distill, include_norm=include_norm,

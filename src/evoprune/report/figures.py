@@ -9,6 +9,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from evoprune.report.axes import score_axis
+from evoprune.report.front_figure import draw_front, front
 from evoprune.report.mask_figures import draw_mask, mask_image
 from evoprune.report.model_figures import (
     draw_finetuning,
@@ -65,6 +66,16 @@ def run_drawings(run: Run) -> list[Drawing]:
                 f"Sparsity and {score}, stage by stage",
                 f"The model after each stage and its fine-tuning: its zeros and its validation {score}.",
                 partial(draw_stage_progress, progress, scores),
+            )
+        )
+    if (points := front(run)) is not None:
+        drawings.append(
+            Drawing(
+                "front",
+                f"What sparsity costs: the front of {score} against size",
+                f"Every point is a fine-tuned model that no other beats in both sparsity and validation {score};"
+                " all of them are in the folder front/.",
+                partial(draw_front, points, scores),
             )
         )
     if panels := sparsity_by_generation(run):

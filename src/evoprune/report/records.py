@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from evoprune.core import EvopruneError
 
 __all__ = [
-    "EVENTS", "Epoch", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart", "StageEnd",
+    "EVENTS", "Epoch", "FrontRow", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart", "StageEnd",
     "StageStart", "are_accuracies", "parse_result", "validated",
 ]  # fmt: skip
 
@@ -62,6 +62,14 @@ class FinetuneCost(Record):
     seconds: float = 0.0
 
 
+class FrontRow(Record):
+    """A model that no other of the run beats in both; `folder` is where it lies, if it was kept."""
+
+    sparsity: float
+    score: float
+    folder: str | None = None
+
+
 class Result(Record):
     """result.json, see docs: what the run reached and what it cost."""
 
@@ -76,6 +84,7 @@ class Result(Record):
     dense: DenseModel
     pruned: PrunedModel
     layers: list[LayerRow]
+    front: list[FrontRow] = []
     search: SearchCost = SearchCost()
     finetune: FinetuneCost = FinetuneCost()
     seconds: float = 0.0

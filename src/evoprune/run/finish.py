@@ -8,7 +8,16 @@ from torch import nn
 
 from evoprune.core import sparsity_of
 from evoprune.run.folder import Folder
-from evoprune.run.result import Result, describe_layers, file_bytes, non_dominated, versions
+from evoprune.run.result import (
+    Result,
+    describe_layers,
+    file_bytes,
+    front_folder,
+    non_dominated,
+    non_dominated_points,
+    save_front,
+    versions,
+)
 from evoprune.run.runner import Runner
 from evoprune.run.settings import Settings
 from evoprune.run.task import Task
@@ -70,9 +79,14 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "finetune": {"epochs": state.finetune_epochs, "seconds": round(state.finetune_seconds, 3)},
         "seconds": round(runner.elapsed(), 3),
     }
+    points = non_dominated_points(state.front)
+    front = [{"sparsity": point.sparsity, "score": point.score} for point in points]
+    front = front or non_dominated(state.history)
+    folders = [{"folder": front_folder(index)} for index in range(len(points))] or [{}] * len(front)
+    summary["front"] = [entry | folder for entry, folder in zip(front, folders, strict=True)]
     result = Result(
-        task.model, masks, sparsity_of(masks, task.layers), val_score, non_dominated(state.history), summary
-    )
+        task.model, masks, sparsity_of(masks, task.layers), val_score, front, summary, points=points,
+    )  # fmt: skip
     if runner.folder is not None:
         result.path = runner.folder.path
         write_outputs(runner.folder, result, settings)
@@ -83,6 +97,7 @@ def write_outputs(folder: Folder, result: Result, settings: Settings) -> None:
     """masks.safetensors, model.safetensors, and last result.json: where it is, the run is complete."""
     save_masks(result.masks, folder.masks)
     save_tensors(result.model.state_dict(), folder.model, {"model": settings.model})
+    save_front(result.points, folder.path)
     write_json(folder.result, result.summary)
 
 

@@ -17,7 +17,7 @@ __all__ = ["Folder"]
 
 OUTPUTS = (
     "journal.jsonl", "masks.safetensors", "model.safetensors", "model.before-finetune.safetensors", "result.json",
-    "report.html", "figures",
+    "report.html", "figures", "front",
 )  # fmt: skip
 """What `--overwrite` removes; files of the user beside them stay."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, sparsity_of
 from evoprune.run.schedule import Outcome
+from evoprune.run.state import FrontPoint
 from evoprune.storage import save_tensors, write_json
 from evoprune.surgery import save_masks
 
-__all__ = ["Result", "describe_layers", "file_bytes", "non_dominated", "versions"]
+__all__ = [
+    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "non_dominated_points", "save_front",
+    "versions",
+]  # fmt: skip
 
 
 @dataclass
@@ -30,7 +35,8 @@ class Result:
         masks: layer name -> bool tensor of the weight's shape, True where the weight stays.
         sparsity: share of zeros among the weights of the layers that may be pruned.
         score: validation score after the last epoch.
-        front: the stages that no other stage beats in both, as {"sparsity", "score"}, by sparsity.
+        front: the stages that no other stage beats in both, as {"sparsity", "score"}, by sparsity; those of a run
+            with `front=True` can be loaded, see `point`.
         summary: the content of result.json.
         path: the run folder, or None.
     """
@@ -42,6 +48,19 @@ class Result:
     front: list[dict[str, float]]
     summary: dict[str, Any] = field(repr=False)
     path: Path | None = None
+    points: list[FrontPoint] = field(default_factory=list, repr=False)
+
+    def point(self, index: int) -> tuple[nn.Module, Masks]:
+        """The model and the masks of `front[index]`; a copy, in the mode and on the device of `model`.
+
+        Raises:
+            EvopruneError: the run kept no models of its front.
+        """
+        if not self.points:
+            raise EvopruneError("this run kept no models of its front; run it with --front (front=True)")
+        model, kept = copy.deepcopy(self.model), self.points[index].kept
+        model.load_state_dict(kept.model)
+        return model, kept.masks
 
     def save(self, directory: str | Path) -> Path:
         """Write masks.safetensors, model.safetensors and result.json into a folder, making it if need be."""
@@ -52,8 +71,21 @@ class Result:
             raise EvopruneError(f"cannot make the folder {folder}: {error.strerror or error}") from error
         save_masks(self.masks, folder / "masks.safetensors")
         save_tensors(self.model.state_dict(), folder / "model.safetensors")
+        save_front(self.points, folder)
         write_json(folder / "result.json", self.summary)
         return folder
+
+
+def save_front(points: Sequence[FrontPoint], folder: Path) -> None:
+    """Write each point's masks and weights into front/000, front/001, ..., by rising sparsity."""
+    for index, point in enumerate(points):
+        save_masks(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
+        save_tensors(point.kept.model, folder / front_folder(index) / "model.safetensors")
+
+
+def front_folder(index: int) -> str:
+    """Where a point of the front lies in the run folder."""
+    return f"front/{index:03}"
 
 
 def describe_layers(layers: Sequence[Layer], masks: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -87,6 +119,15 @@ def non_dominated(history: Sequence[Outcome]) -> list[dict[str, float]]:
     for outcome in sorted(history, key=lambda o: (-o.sparsity, -o.val_score)):
         if not best or outcome.val_score > best[-1]["score"]:
             best.append({"sparsity": outcome.sparsity, "score": outcome.val_score})
+    return best[::-1]
+
+
+def non_dominated_points(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+    """The points that no other one beats or equals in both sparsity and score, by rising sparsity."""
+    best: list[FrontPoint] = []
+    for point in sorted(points, key=lambda p: (-p.sparsity, -p.score)):
+        if not best or point.score > best[-1].score:
+            best.append(point)
     return best[::-1]
 
 

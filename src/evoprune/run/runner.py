@@ -18,7 +18,7 @@ from evoprune.run.result import describe_layers
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.searching import Scored, Search, make_search
 from evoprune.run.settings import Settings
-from evoprune.run.state import Kept, RunState, load_state, packed, save_state, unpacked
+from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.search import Population
 from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks, swap_weights
@@ -247,16 +247,19 @@ class Runner:
         """Keep what the stage gave if the floor holds; else go back to what was kept before."""
         state, floor = self.state, self.floor
         val_score = self._val_score()
-        held = self.settings.preset == "original" or floor is None or val_score >= floor or not stage.layers
+        below = floor is not None and val_score < floor
+        held = self.settings.preset == "original" or self.settings.front or not below or not stage.layers
         sparsity = sparsity_of(state.now.masks, self.layers)
         tuned = stage.final_epochs > 0 and state.step > stage.epochs
-        state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned))
+        state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned, below))
         layers = {layer.name: sparsity_of(state.now.masks, [layer]) for layer in self.layers}
-        if held:
+        if self.settings.front:
+            state.front.append(FrontPoint(sparsity, val_score, state.now))
+        if held and not (self.settings.front and below):
             state.accepted = state.now
             if self.folder is not None:
                 save_masks(state.now.masks, self.folder.masks)
-        else:
+        if not held:
             state.now = state.accepted
             self._put(state.now)
         state.stage, state.phase, state.step, state.epoch_scores = None, "search", 0, []

@@ -19,6 +19,8 @@ TRIES_AT_FLOOR = 2
 """Failed targets before the ladder ends at the last one that held the floor."""
 NEAR = 0.65
 """It also ends once the last target that held keeps so little more than one that failed: failed / held."""
+FRONT_STAGES_BELOW = 2
+"""Stages below the floor after which the ladder of a front ends."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage gave: the model's sparsity over the run's layers, its score, and whether it was kept."""
+    """What a stage gave: the model's sparsity over the run's layers, its score, and whether it was kept.
+
+    A stage of a front is kept below the floor, too.
+    """
 
     target: float
     sparsity: float
     val_score: float
     accepted: bool
     polished: bool
+    below_floor: bool = False
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> Outcome:
@@ -119,13 +125,15 @@ def _ladder(
     accepted = [outcome for outcome in history if outcome.accepted]
     failed = [outcome for outcome in history if not outcome.accepted]
     most = 1 - len(layers) / sum(layer.size for layer in layers)  # one weight a layer
+    if settings.front and sum(outcome.below_floor for outcome in history) >= FRONT_STAGES_BELOW:
+        return None
     if (target := _next_target(settings, accepted, failed, most)) is None or (out_of_time and history):
         if long and accepted and not accepted[-1].polished:
             return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
         return None
     name = f"all layers to {target:.2%}" if len(names) > 1 else f"{names[0]} to {target:.2%}"
     goal = target in (settings.sparsity, *(settings.passes or [])[-1:])
-    return Stage(index, name, names, index, target, short, long, only_below_floor=not goal)
+    return Stage(index, name, names, index, target, short, long, only_below_floor=not goal and not settings.front)
 
 
 def _next_target(

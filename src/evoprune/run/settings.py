@@ -17,6 +17,7 @@ class Settings(BaseModel):
     """All numbers and choices of a run. A field left None is decided from the preset or the model.
 
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
+    With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     """
 
@@ -36,6 +37,7 @@ class Settings(BaseModel):
     max_drop: float | None = Field(None, ge=0)
     sparsity: float | None = Field(None, gt=0, lt=1)
     passes: list[float] | None = None
+    front: bool = False
     alpha: float = Field(0.8, ge=0, le=1)
 
     population: int = Field(12, ge=2)
@@ -143,6 +145,8 @@ def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
             "--sparsity is not a goal of --preset original, which prunes as far as its fitness leads; use --passes"
             " for its thresholds, or --preset default"
         )
+    if preset == "original" and given.get("front"):
+        raise EvopruneError("--front goes with --preset default: the original preset prunes layer after layer")
     if given.get("workers", 1) not in (0, 1):
         raise EvopruneError(f"--workers {given['workers']}: only 1 so far; scoring already uses all cores")
     if "sparsity" in given and "passes" in given:

@@ -17,7 +17,7 @@ from evoprune.search import Population
 from evoprune.spaces import pack_bits, unpack_bits
 from evoprune.storage import save_tensors
 
-__all__ = ["Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
+__all__ = ["FrontPoint", "Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
 
 
 @dataclass
@@ -36,12 +36,22 @@ class Kept:
 
 
 @dataclass
+class FrontPoint:
+    """A model that a stage of a front ended with."""
+
+    sparsity: float
+    score: float
+    kept: Kept
+
+
+@dataclass
 class RunState:
     """Where a run is. Everything random is derived from the seed and this position."""
 
     now: Kept
     accepted: Kept
     history: list[Outcome] = field(default_factory=list)
+    front: list[FrontPoint] = field(default_factory=list)
     stage: Stage | None = None
     phase: str = "search"
     step: int = 0
@@ -67,7 +77,7 @@ class RunState:
     """Stage name -> packed last population, from which the next pass over that layer starts."""
 
 
-TENSORS = {"now", "accepted", "population", "shares", "optimizer", "warm"}
+TENSORS = {"now", "accepted", "front", "population", "shares", "optimizer", "warm"}
 
 
 def packed(population: Population) -> Population:
@@ -85,7 +95,8 @@ def unpacked(population: Population, genes: int) -> Population:
 def save_state(state: RunState, path: Path) -> None:
     """Write a snapshot, atomically."""
     tensors: dict[str, Tensor] = {}
-    for name, kept in (("now", state.now), ("accepted", state.accepted)):
+    points = [(f"front/{index:03}", point.kept) for index, point in enumerate(state.front)]
+    for name, kept in [("now", state.now), ("accepted", state.accepted), *points]:
         for part in fields(Kept):
             for key, tensor in getattr(kept, part.name).items():
                 packed = pack_bits(tensor.flatten()) if part.name == "masks" else tensor
@@ -100,6 +111,7 @@ def save_state(state: RunState, path: Path) -> None:
     tensors |= {f"warm/{key}": value for key, value in state.warm.items()}
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in TENSORS}
     plain["history"] = [asdict(outcome) for outcome in state.history]
+    plain["front"] = [{"sparsity": point.sparsity, "score": point.score} for point in state.front]
     plain["stage"] = None if state.stage is None else asdict(state.stage)
     save_tensors(tensors, path, {"state": json.dumps(plain)})
 
@@ -117,6 +129,10 @@ def load_state(path: Path) -> RunState:
         plain["history"] = [Outcome.from_json(record) for record in plain["history"]]
         if plain["stage"] is not None:
             plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
+        plain["front"] = [
+            FrontPoint(point["sparsity"], point["score"], _kept(_under(tensors, f"front/{index:03}/")))
+            for index, point in enumerate(plain["front"])
+        ]
         now, accepted = (_kept(_under(tensors, f"{name}/")) for name in ("now", "accepted"))
         population = None
         if _under(tensors, "population/"):

@@ -1,0 +1,58 @@
+"""The front of a run: what each sparsity costs in score, and which point the floor picked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from evoprune.report import wording
+from evoprune.report.axes import ScoreAxis, draw_levels
+from evoprune.report.read import Run
+from evoprune.report.style import Theme, figure, legend, style, write
+
+__all__ = ["Front", "draw_front", "front"]
+
+SPARSEST_LABELLED = 0.5
+"""Points below this sparsity stand close together and have no label."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """Models that no other beats in both, by rising sparsity; `picked` is the run's result, if it is one of them."""
+
+    sparsity: list[float]
+    score: list[float]
+    picked: int | None
+
+
+def front(run: Run) -> Front | None:
+    """The points that the run kept; None for a run that kept none."""
+    points = [] if run.result is None else [point for point in run.result.front if point.folder]
+    if run.result is None or not points:
+        return None
+    near = [abs(point.sparsity - run.result.pruned.sparsity) for point in points]
+    picked = near.index(min(near)) if min(near) < 1e-6 else None
+    return Front([point.sparsity for point in points], [point.score for point in points], picked)
+
+
+def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:
+    drawing = figure(theme)
+    axes = drawing.subplots()
+    style(axes, theme, "share of the weights that stay (%)", scores.label)
+    kept, drawn = [100 * (1 - sparsity) for sparsity in data.sparsity], scores.scale(data.score)
+    axes.plot(kept, drawn, color=theme.palette[0], marker="o", markersize=5, linewidth=1.6)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+    axes.tick_params(axis="x", which="minor", colors=theme.muted, labelsize=8, length=0)
+    for x, y, sparsity in zip(kept, drawn, data.sparsity, strict=True):
+        if sparsity >= SPARSEST_LABELLED:
+            write(axes, wording.percent(sparsity), (x, y), (0, -12), theme.muted, ha="center", fontsize=7)
+    if data.picked is not None:
+        at = kept[data.picked], drawn[data.picked]
+        axes.plot(*at, marker="o", markersize=11, markerfacecolor="none", color=theme.palette[1], label="the result")
+        legend(axes, theme, loc="lower left")
+    draw_levels(axes, scores, data.score, theme)
+    return drawing
