@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Layer, Masks
+from evoprune.core import EvopruneError, Layer, Masks, generator
 from evoprune.guidance.evolved import evolved_ranks
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import learned_ranks
@@ -23,6 +23,8 @@ from evoprune.guidance.wanda import wanda_scores
 __all__ = ["Advice", "advise", "importances"]
 
 RULES = ("magnitude", "gradient", "wanda")
+TIES = 0xFFFF
+"""Place of the random stream that orders pruned weights, beside those of the layers."""
 COMPARABLE = ("magnitude", "gradient")
 """Rules by whose importances one threshold may cut all layers."""
 
@@ -80,7 +82,8 @@ def advise(
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
     else:
         values = importances(kind, model, layers, samples)
-    order = torch.cat([_even(values[layer.name], masks[layer.name]) for layer in layers])
+    rng = generator(*seed_path, TIES)
+    order = torch.cat([_even(values[layer.name], masks[layer.name], rng) for layer in layers])
     if kind not in COMPARABLE:
         return Advice(order)
     kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)
@@ -117,9 +120,12 @@ def importances(
     return gradient_effects(model, layers, *samples) if kind == "gradient" else wanda_scores(model, layers, samples[0])
 
 
-def _even(values: Tensor, mask: Tensor) -> Tensor:
-    """Any numbers from 0 on -> their ranks, evenly spaced in [0, 1); what is pruned at present comes last."""
-    values = torch.where(mask, values.cpu().float(), -1.0).flatten()
+def _even(values: Tensor, mask: Tensor, rng: torch.Generator) -> Tensor:
+    """Any numbers from 0 on -> their ranks, evenly spaced in [0, 1).
+
+    What is pruned at present comes last, in random order: nothing is known of it.
+    """
+    values = torch.where(mask, values.cpu().float(), -1 - torch.rand(mask.shape, generator=rng)).flatten()
     ranks = torch.empty_like(values)
     ranks[values.argsort(stable=True)] = torch.arange(len(values)) / len(values)
     return ranks

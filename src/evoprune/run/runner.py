@@ -21,7 +21,7 @@ from evoprune.run.settings import Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.search import Population
-from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks, swap_weights
+from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks
 from evoprune.training import Recipe, TensorSource
 
 __all__ = ["Listener", "Runner", "floor_of"]
@@ -110,9 +110,6 @@ class Runner:
     def _search(self, stage: Stage) -> None:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
-        if settings.preset != "original":
-            # Candidates may bring pruned weights back, with the values they had. (The reference brings zeros back.)
-            swap_weights(self.task.model, {name: state.now.values[name] for name in stage.layers})
         search = make_search(self.task, settings, state, stage, self.floor, self.device)
         for number in range(state.step, settings.generations + 1):
             rng = generator(settings.seed, stage.index, number)

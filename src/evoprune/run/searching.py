@@ -29,6 +29,7 @@ from evoprune.search import (
     make_algorithm,
 )
 from evoprune.spaces import AllocationSpace, Space, WeightSpace, unpack_bits
+from evoprune.surgery import swap_weights
 
 __all__ = ["Scored", "Search", "make_search"]
 
@@ -114,9 +115,17 @@ class Search:
 def make_search(
     task: Task, settings: Settings, state: RunState, stage: Stage, floor: float | None, device: torch.device
 ) -> Search:
-    """The search of `stage`; `task.model` holds the values that candidates are built from."""
+    """The search of `stage`.
+
+    The default preset leaves the last values that all weights had in `task.model`, those pruned at present included:
+    a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
+    """
     layers = resolve_layers(task.layers, stage.layers)
-    space, algorithm = (_original if settings.preset == "original" else _default)(task, settings, state, stage)
+    if settings.preset == "original":
+        space, algorithm = _original(task, settings, state, stage)
+    else:
+        space, algorithm = _default(task, settings, state, stage)  # guidance looks at the pruned model
+        swap_weights(task.model, {name: state.now.values[name] for name in stage.layers})
 
     front = settings.algorithm == "nsga2"
 

@@ -1,0 +1,77 @@
+"""How a stage's search is put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import evoprune
+from evoprune import EvopruneError
+from evoprune.core import Layer, Masks, weight_of
+from evoprune.run import searching
+
+QUICK = {"population": 4, "generations": 2, "finetune_epochs": 1, "final_epochs": 1, "threads": 1}
+
+
+def data() -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    return inputs, (inputs[:, 0] > 0).long()
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 2))
+
+
+def pruned(**options: Any) -> evoprune.Result:
+    return evoprune.prune(net(), evoprune.accuracy(data()), train=data(), **(QUICK | options))
+
+
+@pytest.mark.parametrize("guidance", ["none", "gradient"])
+def test_guidance_looks_at_the_model_without_its_pruned_weights(monkeypatch: pytest.MonkeyPatch, guidance: str) -> None:
+    seen = []
+    advise = searching.advise
+
+    def watched(kind: str, model: nn.Module, layers: list[Layer], masks: Masks, *rest: Any) -> Any:
+        seen.append(sum(int((~masks[layer.name]).sum()) for layer in layers))
+        assert all(not weight_of(model, layer.name)[~masks[layer.name]].any() for layer in layers)
+        return advise(kind, model, layers, masks, *rest)
+
+    monkeypatch.setattr(searching, "advise", watched)
+    pruned(passes=[0.4, 0.7], guidance=guidance, space="weights")
+    assert seen == [0, 80]
+
+
+@pytest.mark.parametrize("algorithm", ["ga", "steady", "evopress", "cmaes", "random"])
+def test_every_algorithm_meets_the_sparsity_in_the_allocation_space(algorithm: str) -> None:
+    result = pruned(sparsity=0.8, space="allocation", algorithm=algorithm)
+    assert result.sparsity == pytest.approx(0.8, abs=0.005)
+    assert result.summary["algorithm"] == algorithm
+
+
+def test_screening_scores_most_candidates_on_few_samples() -> None:
+    full = pruned(sparsity=0.6, space="allocation", algorithm="random", population=16)
+    screened = pruned(sparsity=0.6, space="allocation", algorithm="evopress", population=16)
+    assert screened.summary["search"]["evaluations"] == full.summary["search"]["evaluations"]
+    assert screened.summary["search"]["full_evaluations"] < 0.8 * full.summary["search"]["full_evaluations"]
+
+
+def test_nsga2_ends_a_stage_at_its_target() -> None:
+    result = pruned(sparsity=0.7, space="allocation", algorithm="nsga2", population=8)
+    assert result.sparsity == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"algorithm": "nsga2"}, "space allocation"),
+        ({"algorithm": "cmaes"}, "space allocation"),
+        ({"algorithm": "pbil", "space": "allocation"}, "space weights"),
+    ],
+)
+def test_what_does_not_go_together_is_said(options: dict[str, str], words: str) -> None:
+    with pytest.raises(EvopruneError, match=words):
+        pruned(sparsity=0.5, **options)
