@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import evoprune
 from evoprune import EvopruneError
 from evoprune.core import Layer, Masks, weight_of
+from evoprune.guidance.learned import CANDIDATES
 from evoprune.run import searching
 
 QUICK = {"population": 4, "generations": 2, "finetune_epochs": 1, "final_epochs": 1, "threads": 1}
@@ -57,6 +58,15 @@ def test_screening_scores_most_candidates_on_few_samples() -> None:
     screened = pruned(sparsity=0.6, space="allocation", algorithm="evopress", population=16)
     assert screened.summary["search"]["evaluations"] == full.summary["search"]["evaluations"]
     assert screened.summary["search"]["full_evaluations"] < 0.8 * full.summary["search"]["full_evaluations"]
+
+
+def test_what_guidance_scored_is_counted() -> None:
+    plain, learned = (pruned(sparsity=0.6, guidance=guidance) for guidance in ("magnitude", "learned"))
+    stages = sum(1 for _ in learned.front)
+    more = learned.summary["search"]["evaluations"] - plain.summary["search"]["evaluations"]
+    assert more == 2 * CANDIDATES * stages
+    full = learned.summary["search"]["full_evaluations"] - plain.summary["search"]["full_evaluations"]
+    assert full > 0.5 * more
 
 
 def test_nsga2_ends_a_stage_at_its_target() -> None:

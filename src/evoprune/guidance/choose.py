@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError, Layer, Masks, generator
 from evoprune.guidance.evolved import evolved_ranks
 from evoprune.guidance.gradient import gradient_effects
+from evoprune.guidance.learned import CANDIDATES as LEARNED_CANDIDATES
+from evoprune.guidance.learned import SAMPLES as LEARNED_SAMPLES
 from evoprune.guidance.learned import learned_ranks
 from evoprune.guidance.magnitude import magnitudes
 from evoprune.guidance.wanda import wanda_scores
@@ -37,10 +39,14 @@ class Advice:
         order: (G,) float32 in [0, 1), evenly spread in each layer: only the order inside a layer means something.
         importance: (G,) float32, what can be compared between layers too, -1 where a weight is pruned at present;
             None for a guidance that orders each layer for itself.
+        candidates: models that were scored to find it out.
+        samples: that they were scored on, all candidates together.
     """
 
     order: Tensor
     importance: Tensor | None = None
+    candidates: int = 0
+    samples: int = 0
 
     def first_mask(self, sizes: Sequence[int], keep: int) -> Tensor | None:
         """(G,) bool, the `keep` most important weights of all layers and the most important one of each."""
@@ -84,6 +90,9 @@ def advise(
         values = importances(kind, model, layers, samples)
     rng = generator(*seed_path, TIES)
     order = torch.cat([_even(values[layer.name], masks[layer.name], rng) for layer in layers])
+    if samples is not None and kind == "learned":
+        candidates = len(layers) * LEARNED_CANDIDATES
+        return Advice(order, None, candidates, candidates * min(len(samples[0]), LEARNED_SAMPLES))
     if kind not in COMPARABLE:
         return Advice(order)
     kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)

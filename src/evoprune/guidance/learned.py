@@ -37,6 +37,8 @@ SAMPLES = 500
 """Training samples that a candidate is scored on."""
 ROUNDS, GROUPS = 40, 10
 """Rounds of elimination, and candidates in each."""
+CANDIDATES = ROUNDS * GROUPS
+"""Scored for each layer."""
 MEMORY = 0.9
 """Share of its credit that a weight takes into the next round; what it earned in denser company counts less."""
 

@@ -116,8 +116,8 @@ class Runner:
             population = None if state.population is None else unpacked(state.population, search.space.genes)
             population, scored = search.generation(population, rng)
             state.population = packed(population)
-            state.evaluations += scored.evaluations
-            state.samples_scored += scored.samples
+            state.evaluations += scored.evaluations + (search.guidance_candidates if number == 0 else 0)
+            state.samples_scored += scored.samples + (search.guidance_samples if number == 0 else 0)
             state.scoring_bytes = max(state.scoring_bytes, getattr(search.evaluator, "peak_bytes", 0))
             state.step, state.generations = number + 1, state.generations + (number > 0)
             state.search_seconds += time.perf_counter() - begun

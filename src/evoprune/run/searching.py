@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from evoprune.core import Evaluator, EvopruneError, Scores, generator, resolve_layers
+from evoprune.core import Evaluator, EvopruneError, Layer, Scores, generator, resolve_layers
 from evoprune.evaluate import make_evaluator
-from evoprune.guidance import advise
+from evoprune.guidance import Advice, advise
 from evoprune.run.objective import mixed_fitness, score_fitness
 from evoprune.run.schedule import Stage
 from evoprune.run.settings import Settings
@@ -63,6 +63,8 @@ class Search:
         fitness: scores and (P,) sparsities to (P, K) fitness.
         target: sparsity of the stage.
         front: whether the population is a front of score against sparsity rather than candidates for the target.
+        guidance_candidates: models that guidance scored before the first generation.
+        guidance_samples: samples that it scored them on.
     """
 
     space: Space
@@ -72,6 +74,8 @@ class Search:
     fitness: Callable[[Scores, Tensor], Tensor]
     target: float
     front: bool = False
+    guidance_candidates: int = 0
+    guidance_samples: int = 0
 
     def generation(self, population: Population | None, rng: torch.Generator) -> tuple[Population, Scored]:
         """Ask, screen, evaluate, tell."""
@@ -121,12 +125,16 @@ def make_search(
     a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
     """
     layers = resolve_layers(task.layers, stage.layers)
+    advice = None
     if settings.preset == "original":
-        space, algorithm = _original(task, settings, state, stage)
+        space, algorithm = _original(layers, settings, state.warm.get(stage.name))
     else:
-        space, algorithm = _default(task, settings, state, stage)  # guidance looks at the pruned model
+        keep, present = _kept_weights(layers, state, stage)
+        smallest, place = LOWEST_SHARE * keep / max(present, 1), (settings.seed, stage.index, PRIORITY_STREAM)
+        # Guidance looks at the pruned model.
+        advice = advise(settings.guidance, task.model, layers, state.now.masks, task.samples, smallest, place)
+        space, algorithm = _default(layers, settings, state, keep, advice, generator(*place))
         swap_weights(task.model, {name: state.now.values[name] for name in stage.layers})
-
     front = settings.algorithm == "nsga2"
 
     def evaluator(score: Callable[..., float]) -> Evaluator:
@@ -146,40 +154,43 @@ def make_search(
             return torch.stack([scores.score, sparsity], dim=1)
         return score_fitness(scores)
 
-    return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front)
+    spent = (0, 0) if advice is None else (advice.candidates, advice.samples)
+    return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front, *spent)
 
 
-def _original(task: Task, settings: Settings, state: RunState, stage: Stage) -> tuple[Space, Algorithm]:
-    space = WeightSpace(resolve_layers(task.layers, stage.layers))
-    warm = state.warm.get(stage.name)
+def _original(layers: Sequence[Layer], settings: Settings, warm: Tensor | None) -> tuple[Space, Algorithm]:
+    space = WeightSpace(layers)
     return space, OriginalGA(
         space.genes, settings.population, settings.crossover_rate, settings.mutation_rate,
         settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.genes),
     )  # fmt: skip
 
 
-def _default(task: Task, settings: Settings, state: RunState, stage: Stage) -> tuple[Space, Algorithm]:
-    layers = resolve_layers(task.layers, stage.layers)
-    weights = WeightSpace(layers)
-    start = weights.join(state.now.masks)
-    keep = max(len(layers), round((1 - stage.target) * weights.genes))
-    smallest = LOWEST_SHARE * keep / max(int(start.sum()), 1)
-    place = (settings.seed, stage.index, PRIORITY_STREAM)
-    advice = advise(settings.guidance, task.model, layers, state.now.masks, task.samples, smallest, place)
+def _kept_weights(layers: Sequence[Layer], state: RunState, stage: Stage) -> tuple[int, int]:
+    """Weights of the stage's layers that stay at its end, and that are there now."""
+    weights = sum(layer.size for layer in layers)
+    present = sum(int(state.now.masks[layer.name].count_nonzero()) for layer in layers)
+    return max(len(layers), round((1 - stage.target) * weights)), present
+
+
+def _default(
+    layers: Sequence[Layer], settings: Settings, state: RunState, keep: int, advice: Advice | None,
+    rng: torch.Generator,
+) -> tuple[Space, Algorithm]:  # fmt: skip
+    weights, front = WeightSpace(layers), settings.algorithm == "nsga2"
+    present = weights.join(state.now.masks)
+    first = None if advice is None else advice.first_mask(weights.sizes, min(keep, int(present.sum())))
+    start = present if first is None or front else first
     priority = None if advice is None else advice.order
-    if advice is not None and (first := advice.first_mask(weights.sizes, min(keep, int(start.sum())))) is not None:
-        start = first
     rates = {"crossover_rate": settings.crossover_rate} if settings.algorithm in ("ga", "steady", "nsga2") else {}
     if settings.space == "weights":
-        if settings.algorithm == "nsga2":
+        if front:
             raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
         bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
         return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)
     if priority is None:  # nothing is known of the weights: any order
-        priority = torch.rand(weights.genes, generator=generator(*place))
+        priority = torch.rand(weights.genes, generator=rng)
     base = torch.stack([part.count_nonzero() for part in start.split(weights.sizes)])
-    free = settings.algorithm == "nsga2"
-    space = AllocationSpace(layers, priority, base, keep, free)
-    lowest = min(0.99, keep / max(1, int(base.sum())))
-    shares = Shares(len(layers), free_total=free, lowest=lowest)
+    shares = Shares(len(layers), free_total=front, lowest=min(0.99, keep / max(1, int(base.sum()))))
+    space = AllocationSpace(layers, priority, base, keep, front)
     return space, make_algorithm(settings.algorithm, shares, settings.population, **rates)
