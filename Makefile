@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench bench-scoring docs clean
+.PHONY: help demo test lint types bench bench-scoring bench-generation bench-lenet5 docs clean
 MNIST ?= mnist
 CIFAR10 ?= cifar10
 
@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 DENSE := runs/demo-dense.safetensors
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 	@echo "  PYTHON=/path/to/python chooses the interpreter (now: $(PYTHON))"
 
 demo: $(VENV)/installed ## train LeNet-5 on 4,000 digits, prune it, write runs/demo/report.html (2-3 minutes)
@@ -44,6 +44,12 @@ bench: $(VENV)/installed-dev ## list the benchmarks and how to run them
 
 bench-scoring: $(VENV)/installed-dev ## candidates a second against the reference loop (MNIST=folder CIFAR10=folder)
 	@$(BIN)/python benchmarks/scoring.py --mnist $(MNIST) --cifar10 $(CIFAR10)
+
+bench-generation: $(VENV)/installed-dev ## what a generation costs beside scoring, 1e4 to 1e8 bits
+	@$(BIN)/python benchmarks/generation.py
+
+bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 4 to 20 minutes each (MNIST=folder)
+	@$(BIN)/python benchmarks/lenet5.py --data $(MNIST)
 
 clean: ## remove .venv, caches and the demo's runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo $(DENSE) $(DENSE).part

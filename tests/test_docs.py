@@ -11,7 +11,7 @@ from evoprune.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 COMMANDS = {
     name: {option for parameter in command.params for option in parameter.opts}
     for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
