@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -53,11 +54,28 @@ def half(layers: list[Layer]) -> dict[str, Tensor]:
     return {layer.name: torch.rand(layer.shape, generator=rng(2)) < 0.5 for layer in layers}
 
 
+def nothing_left(masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All pruned weights left in the first stage."""
+    return {name: torch.where(mask, 0, 1).short() for name, mask in masks.items()}
+
+
+def test_weights_that_left_last_come_back_first(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers = prunable_layers(net)
+    masks = half(layers)
+    stage = {name: torch.randint(1, 4, mask.shape, generator=rng(6)).short() for name, mask in masks.items()}
+    left = {name: torch.where(mask, 0, stage[name]).short() for name, mask in masks.items()}
+    advice = advise("magnitude", net, layers, masks, left, samples, 0.1, (0,))
+    assert advice is not None
+    for layer, part in zip(layers, advice.order.split([layer.size for layer in layers]), strict=True):
+        groups = [part[left[layer.name].flatten() == number] for number in (1, 2, 3, 0)]
+        assert all(a.max() < b.min() for a, b in itertools.pairwise(groups) if len(a) and len(b))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_priorities_are_an_order_inside_each_layer(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
     masks = half(layers)
-    advice = advise(kind, net, layers, masks, samples, 0.1, (0, 3))
+    advice = advise(kind, net, layers, masks, nothing_left(masks), samples, 0.1, (0, 3))
     assert advice is not None
     found = advice.order
     assert found.dtype == torch.float32
@@ -74,7 +92,7 @@ def test_the_model_and_the_random_state_are_left_as_found(kind: str, net: Net, s
     net.hidden.weight.requires_grad_(False)
     before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     layers = prunable_layers(net)
-    advise(kind, net, layers, half(layers), samples, 0.1, (0,))
+    advise(kind, net, layers, half(layers), nothing_left(half(layers)), samples, 0.1, (0,))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert net.training
@@ -87,7 +105,10 @@ def test_the_model_and_the_random_state_are_left_as_found(kind: str, net: Net, s
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_place_in_a_run_gives_the_same_order(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
-    found = [advise(kind, net, layers, half(layers), samples, 0.1, path) for path in ((0, 1), (0, 1), (0, 2))]
+    found = [
+        advise(kind, net, layers, half(layers), nothing_left(half(layers)), samples, 0.1, path)
+        for path in ((0, 1), (0, 1), (0, 2))
+    ]
     one, same, other = (advice.order for advice in found if advice is not None)
     assert torch.equal(one, same)
     kept = torch.cat([mask.flatten() for mask in half(layers).values()])
@@ -98,7 +119,7 @@ def test_the_same_place_in_a_run_gives_the_same_order(kind: str, net: Net, sampl
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_samples_only_magnitudes_are_known(kind: str, net: Net) -> None:
     layers = prunable_layers(net)
-    found = advise(kind, net, layers, half(layers), None, 0.1, (0,))
+    found = advise(kind, net, layers, half(layers), nothing_left(half(layers)), None, 0.1, (0,))
     assert (found is None) == (kind != "magnitude")
 
 
@@ -108,7 +129,7 @@ def test_one_threshold_cuts_all_layers_and_leaves_each_its_best(
 ) -> None:
     layers = prunable_layers(net)
     masks, sizes = half(layers), [layer.size for layer in layers]
-    advice = advise(kind, net, layers, masks, samples, 0.1, (0,))
+    advice = advise(kind, net, layers, masks, nothing_left(masks), samples, 0.1, (0,))
     assert advice is not None
     first = advice.first_mask(sizes, 40)
     assert first is not None
@@ -132,7 +153,7 @@ def test_every_layer_keeps_its_most_important_weight() -> None:
 @pytest.mark.parametrize("kind", ["none", "wanda", "learned"])
 def test_an_order_inside_layers_cuts_nothing(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
-    advice = advise(kind, net, layers, half(layers), samples, 0.1, (0,))
+    advice = advise(kind, net, layers, half(layers), nothing_left(half(layers)), samples, 0.1, (0,))
     assert advice is not None
     assert advice.importance is None
 
@@ -213,7 +234,7 @@ def test_learned_refuses_a_model_that_gives_no_logits() -> None:
     data = torch.zeros(4, 1, 5, 5), torch.zeros(4, dtype=torch.int64)
     layers = prunable_layers(nn.Sequential(model))
     with pytest.raises(EvopruneError, match=r"guidance learned needs a model whose outputs are \(B, C\)"):
-        advise("learned", nn.Sequential(model), layers, half(layers), data, 0.1, (0,))
+        advise("learned", nn.Sequential(model), layers, half(layers), nothing_left(half(layers)), data, 0.1, (0,))
 
 
 def test_learned_keeps_the_outputs_closer_than_chance(net: Net, samples: tuple[Tensor, Tensor]) -> None:
@@ -231,7 +252,7 @@ def test_learned_keeps_the_outputs_closer_than_chance(net: Net, samples: tuple[T
 
     chance = [distance(torch.rand(layer.size, generator=rng(seed))) for seed in range(20)]
     for seed in range(3):
-        advice = advise("learned", net, [layer], masks, samples, 0.1, (seed,))
+        advice = advise("learned", net, [layer], masks, nothing_left(masks), samples, 0.1, (seed,))
         assert advice is not None
         assert distance(advice.order) < 0.8 * min(chance)
 

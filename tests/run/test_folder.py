@@ -180,7 +180,8 @@ def state() -> RunState:
         masks = {"a": torch.rand(3, 5, generator=rng) < 0.5, "b.c": torch.rand(2, 1, 3, generator=rng) < 0.5}
         values = {name: torch.randn(mask.shape, generator=rng) for name, mask in masks.items()}
         model = {"a.weight": values["a"] * masks["a"], "count": torch.tensor(7), "none": torch.zeros(0)}
-        return Kept(model, masks, values)
+        left = {name: torch.where(mask, 0, 3).short() for name, mask in masks.items()}
+        return Kept(model, masks, values, left)
 
     genomes, fitness = torch.rand(4, 21, generator=rng) < 0.5, torch.randn(4, 2, generator=rng).double()
     traits = {"score": torch.rand(4, generator=rng).double(), "log_share": torch.randn(4, 2, generator=rng)}

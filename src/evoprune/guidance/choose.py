@@ -7,7 +7,7 @@ dropped (guidance/learned.py). `magnitude`, `gradient` and `wanda` are the usual
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ from evoprune.guidance.wanda import wanda_scores
 __all__ = ["Advice", "advise", "importances"]
 
 RULES = ("magnitude", "gradient", "wanda")
+LAST_STAGE = 1 << 15
+"""No stage has a higher number."""
 TIES = 0xFFFF
 """Place of the random stream that orders pruned weights, beside those of the layers."""
 COMPARABLE = ("magnitude", "gradient")
@@ -65,6 +67,7 @@ def advise(
     model: nn.Module,
     layers: Sequence[Layer],
     masks: Masks,
+    left: Mapping[str, Tensor],
     samples: tuple[Tensor, Tensor] | None,
     smallest: float,
     seed_path: tuple[int, ...],
@@ -76,6 +79,7 @@ def advise(
         model: with its pruned weights at zero.
         layers: the layers searched.
         masks: what stays at present.
+        left: number of the stage that pruned a weight, of the weights' shapes.
         samples: (N, ...) inputs and (N,) targets of the training data; None when there are none.
         smallest: the lowest density that a layer may get, as a share of its present one.
         seed_path: run seed and place in the run, for random numbers.
@@ -89,7 +93,7 @@ def advise(
     else:
         values = importances(kind, model, layers, samples)
     rng = generator(*seed_path, TIES)
-    order = torch.cat([_even(values[layer.name], masks[layer.name], rng) for layer in layers])
+    order = torch.cat([_even(values[layer.name], masks[layer.name], left[layer.name], rng) for layer in layers])
     if samples is not None and kind == "learned":
         candidates = len(layers) * LEARNED_CANDIDATES
         return Advice(order, None, candidates, candidates * min(len(samples[0]), LEARNED_SAMPLES))
@@ -129,12 +133,14 @@ def importances(
     return gradient_effects(model, layers, *samples) if kind == "gradient" else wanda_scores(model, layers, samples[0])
 
 
-def _even(values: Tensor, mask: Tensor, rng: torch.Generator) -> Tensor:
+def _even(values: Tensor, mask: Tensor, left: Tensor, rng: torch.Generator) -> Tensor:
     """Any numbers from 0 on -> their ranks, evenly spaced in [0, 1).
 
-    What is pruned at present comes last, in random order: nothing is known of it.
+    What is pruned at present comes behind: those that left last first, since they were worth more and their values are
+    the freshest; in random order where nothing else is known.
     """
-    values = torch.where(mask, values.cpu().float(), -1 - torch.rand(mask.shape, generator=rng)).flatten()
-    ranks = torch.empty_like(values)
+    pruned = left.double() + torch.rand(mask.shape, generator=rng, dtype=torch.float64) - LAST_STAGE
+    values = torch.where(mask, values.cpu().double(), pruned).flatten()
+    ranks = torch.empty(len(values))
     ranks[values.argsort(stable=True)] = torch.arange(len(values)) / len(values)
     return ranks

@@ -236,9 +236,12 @@ class Runner:
         tuner.close()
 
     def _hopeless(self, first: int) -> bool:
-        """Half-way, whether more is missing to the floor than the first half brought; the second brings less."""
+        """Half-way, whether much more is missing to the floor than the first half brought."""
         floor, scores = self.floor, self.state.epoch_scores
-        return floor is not None and first > 0 and floor - scores[-1] > scores[-1] - scores[first - 1]
+        if floor is None or first == 0:
+            return False
+        missing, gained = floor - scores[-1], scores[-1] - scores[first - 1]
+        return missing > 2 * gained and missing > (self.state.dense_val_score - floor) / 3
 
     def _settle(self, stage: Stage) -> None:
         """Keep what the stage gave if the floor holds; else go back to what was kept before."""
@@ -287,10 +290,16 @@ class Runner:
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
         current = {layer.name: weight_of(self.task.model, layer.name).detach().cpu() for layer in self.layers}
         if values is None:
-            return Kept(model, masks, {name: value.clone() for name, value in current.items()})
+            left = {name: torch.zeros(mask.shape, dtype=torch.int16) for name, mask in masks.items()}
+            return Kept(model, masks, {name: value.clone() for name, value in current.items()}, left)
         # What stays has been trained since; what is pruned keeps the last value it had.
         last = {name: torch.where(masks[name], value, values[name].cpu()) for name, value in current.items()}
-        return Kept(model, masks, last)
+        now, number = self.state.now, 1 + (0 if self.state.stage is None else self.state.stage.index)
+        left = {
+            name: torch.where(now.masks[name], number, now.left[name]).masked_fill_(mask, 0).short()
+            for name, mask in masks.items()
+        }
+        return Kept(model, masks, last, left)
 
     def _put(self, kept: Kept) -> None:
         self.task.model.load_state_dict(kept.model)

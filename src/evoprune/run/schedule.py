@@ -17,7 +17,7 @@ FIRST_STEPS, LATER_STEPS = 0.35, 0.7
 LATER = 0.15
 TRIES_AT_FLOOR = 2
 """Failed targets before the ladder ends at the last one that held the floor."""
-NEAR = 0.65
+NEAR = 0.8
 """It also ends once the last target that held keeps so little more than one that failed: failed / held."""
 FRONT_STAGES_BELOW = 2
 """Stages below the floor after which the ladder of a front ends."""

@@ -132,7 +132,8 @@ def make_search(
         keep, present = _kept_weights(layers, state, stage)
         smallest, place = LOWEST_SHARE * keep / max(present, 1), (settings.seed, stage.index, PRIORITY_STREAM)
         # Guidance looks at the pruned model.
-        advice = advise(settings.guidance, task.model, layers, state.now.masks, task.samples, smallest, place)
+        now = state.now
+        advice = advise(settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place)
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place))
         swap_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"

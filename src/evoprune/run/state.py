@@ -28,11 +28,13 @@ class Kept:
         model: its state dict, pruned weights at zero.
         masks: what stays.
         values: the last values of all weights that may be pruned, so that a pruned one can come back.
+        left: int16, the number of the stage that pruned a weight, counted from 1; 0 where it stays.
     """
 
     model: dict[str, Tensor]
     masks: Masks
     values: dict[str, Tensor]
+    left: dict[str, Tensor]
 
 
 @dataclass
@@ -168,4 +170,4 @@ def _kept(tensors: dict[str, Tensor]) -> Kept:
         name: unpack_bits(packed, values[name].numel()).view(values[name].shape)
         for name, packed in _under(tensors, "masks/").items()
     }
-    return Kept(_under(tensors, "model/"), masks, values)
+    return Kept(_under(tensors, "model/"), masks, values, _under(tensors, "left/"))
