@@ -42,6 +42,11 @@ def test_links_and_commands_exist(page: Path) -> None:
             assert options <= COMMANDS[words[1]] | {"--help"}, line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_number_is_left_to_be_filled_in(page: Path) -> None:
+    assert "@@" not in page.read_text()
+
+
 def test_there_are_pages_and_commands() -> None:
     assert {"demo", "test"} <= TARGETS
     assert "--sparsity" in COMMANDS["prune"]

@@ -26,7 +26,8 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, digits: Path):
     def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["pruning.py", *arguments, "--data", str(digits)])
+        data = ["--data", str(digits)] if "--lenet" in arguments else []
+        monkeypatch.setattr(sys, "argv", ["pruning.py", *arguments, *data])
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         except SystemExit as stop:
@@ -38,7 +39,8 @@ def script(monkeypatch: pytest.MonkeyPatch, digits: Path):
 
 def test_one_layer_saved_as_the_reference_saves_it(script, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("--lenet", "--layer", "module.classifier.3", "--save_results") == 0
-    config = json.loads(Path("runs/pruning-lenet/config.json").read_text())
+    run = Path("runs/pruning-lenet-classifier.3")
+    config = json.loads((run / "config.json").read_text())
     assert (config["preset"], config["generations"], config["mutation_rate"]) == ("original", 20, 0.05)
     assert "classifier.3" in capsys.readouterr().out
 
@@ -59,16 +61,27 @@ def test_one_layer_saved_as_the_reference_saves_it(script, capsys: pytest.Captur
     assert all(torch.equal(before[name], value) for name, value in dense.items()), "pruned, not yet retrained"
     assert not torch.equal(before["classifier.3.weight"], after["classifier.3.weight"])
     assert not after["classifier.3.weight"][~mask].any()
-    assert after.keys() == load_file("runs/pruning-lenet/model.safetensors").keys()
+    assert after.keys() == load_file(run / "model.safetensors").keys()
 
-    # The reference's other command line goes on from this run; a new run does not replace it unasked.
-    assert script("--lenet") == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert script("--finetune") == 0
-    tuned = load_file("runs/pruning-lenet/model.safetensors")
+    # The same again does not replace it unasked; another layer has its own folder.
+    assert script("--lenet", "--layer", "classifier.3") == 2
+    err = capsys.readouterr().err
+    assert f"{run} holds a finished run; start over with --overwrite" in err
+    assert "--out" not in err
+    assert script("--lenet", "--layer", "module.feature.0") == 0
+    assert Path("runs/pruning-lenet-feature.0/result.json").exists()
+
+    # The reference's other command line goes on from a run.
+    assert script("--finetune") == 2
+    assert "first prune with --lenet; or give --layer, there are runs of classifier.3, feature.0" in (
+        capsys.readouterr().err
+    )
+    assert script("--finetune", "--layer", "module.classifier.3") == 0
+    tuned = load_file(run / "model.safetensors")
     assert not torch.equal(tuned["classifier.3.weight"], after["classifier.3.weight"])
     assert not tuned["classifier.3.weight"][~mask].any()
-    assert json.loads(Path("runs/pruning-lenet/result.json").read_text())["finetune"]["epochs"] == 3 + 20
+    assert json.loads((run / "result.json").read_text())["finetune"]["epochs"] == 3 + 20
+    assert str(run / "report.html") in capsys.readouterr().out
 
 
 def test_all_layers(script) -> None:
@@ -93,7 +106,9 @@ def test_all_layers(script) -> None:
     [
         (("--resnet",), "later release"),
         (("--resnet", "--layer", "module.layer4.0.conv2"), "later release"),
-        (("--finetune",), "not a run folder"),
+        (("--finetune",), "not a run folder: first prune with --lenet"),
+        (("--finetune", "--layer", "module.feature.0"), "first prune with --lenet --layer module.feature.0"),
+        (("--finetune", "--save_results", "--data", "mnist"), "leave out --save_results and --data"),
         (("--lenet", "--layer", "module.feature.1"), "feature.0"),
         (("--layer", "module.feature.0"), "--lenet"),
     ],
@@ -106,3 +121,29 @@ def test_what_it_cannot_do_is_one_clear_error(
     assert words in err
     assert "Traceback" not in err
     assert not Path("runs").exists()
+
+
+def test_an_unfinished_run_can_go_on(script, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path("runs/pruning-lenet")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    assert script("--lenet") == 2
+    assert f"{run} holds an unfinished run; `evoprune resume {run}` goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("begun", "words"),
+    [(False, "the same command starts again"), (True, "`evoprune resume runs/pruning-lenet` goes on")],
+)
+def test_an_interruption_promises_only_what_there_is(
+    begun: bool, words: str, script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_, run: Path, *__) -> None:
+        if begun:
+            run.mkdir(parents=True)
+            (run / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoprune.api.prune_named", stop)
+    assert script("--lenet") == 130
+    assert words in capsys.readouterr().err

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 __all__ = ["ProgressView"]
 
@@ -20,23 +24,21 @@ class ProgressView:
 
     Args:
         quiet: show nothing.
+        console: where to; stderr by default.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
         self.quiet = quiet
-        self.bar: Progress | None = None
-        if not quiet and self.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(), console=self.console, transient=True,
-            )  # fmt: skip
+        self.bar = _Bar(console=self.console) if not quiet and self.console.is_terminal else None
         self.stage = ""
         self.generations = 0
+        self.epochs = 0
         self.task: Any = None
         self.last_line = 0.0
         self.last_event = time.perf_counter()
-        self.stage_began = 0.0
+        self.since = self.last_event, 0
+        """When, and after how many steps, the pace of the present part was last taken up."""
 
     def __enter__(self) -> ProgressView:
         if self.bar is not None:
@@ -60,44 +62,58 @@ class ProgressView:
         self._line(f"dense model: validation score {event['dense_val_score']:.4f}")
 
     def _stage_start(self, event: dict[str, Any]) -> None:
-        self.stage, self.generations = event["name"], event["generations"]
-        self._begin(self.generations if event["layers"] else 1)
+        self.stage, self.generations, self.epochs = event["name"], event.get("generations", 0), event.get("epochs", 0)
+        if event.get("layers"):
+            self._begin(None, "preparing: ordering the weights, scoring the first candidates")
+        else:
+            self._begin(None, "fine-tuning: first epoch")
 
     def _generation(self, event: dict[str, Any]) -> None:
-        best = event["best"]
+        best, number = event["best"], event["generation"]
+        known = f"/{self.generations}" if self.generations else ""  # a resumed run goes on within a stage
         text = (
-            f"generation {event['generation']}/{self.generations}  best sparsity {best['sparsity']:.2%}"
-            f"  val {best['score']:.4f}  {event['evaluations']} evaluations"
+            f"generation {number}{known}  best sparsity {best['sparsity']:.2%}"
+            f"  val {best['score']:.4f}  {event['evaluations']:,} evaluations"
         )
-        self._step(event["generation"], self.generations, text)
+        # Generation 0 is a step too: the time it took is the first estimate of those to come.
+        self._step(number + 1, self.generations + 1 if self.generations else None, text)
+        if self.epochs and number == self.generations:
+            self._begin(None, "fine-tuning: first epoch")
 
     def _epoch(self, event: dict[str, Any]) -> None:
         done, total = event["epoch"] + 1, event["epochs"]
+        text = f"fine-tuning epoch {done}/{total}  loss {event['loss']:.4f}  val {event['val_score']:.4f}"
         if done == 1:
-            self._begin(total)
-        self._step(
-            done,
-            total,
-            f"fine-tuning epoch {done}/{total}  loss {event['loss']:.4f}  val {event['val_score']:.4f}",
-        )
+            self._begin(total, text)
+        self._step(done, total, text)
 
     def _stage_end(self, event: dict[str, Any]) -> None:
         verdict = "" if event["accepted"] else "  below the floor: going back"
-        self._line(f"{self.stage}: sparsity {event['model_sparsity']:.2%}  val {event['val_score']:.4f}{verdict}")
+        self._line(self._named(f"sparsity {event['model_sparsity']:.2%}  val {event['val_score']:.4f}{verdict}"))
 
-    def _begin(self, total: int) -> None:
-        self.stage_began = self.last_event
+    def _begin(self, total: int | None, text: str) -> None:
+        """A new part of the run; without a total the bar only says that something moves."""
+        self.since = self.last_event, 0
         if self.bar is not None:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task = self.bar.add_task(self.stage, total=total, text="")
+            self.task = self.bar.add_task(self.stage or "fine-tuning", total=total, text=text, ends=None)
 
-    def _step(self, done: int, total: int, text: str) -> None:
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, text=text)
-        elif time.perf_counter() - self.last_line >= PLAIN_SECONDS or done >= total:
-            left = (time.perf_counter() - self.stage_began) * (total - done) / max(done, 1)
-            self._line(f"{self.stage}: {text}" + (f"  {left:.0f} s left" if 0 < done < total else ""))
+    def _step(self, done: int, total: int | None, text: str) -> None:
+        now, (began, before) = time.perf_counter(), self.since
+        left = None if total is None else (now - began) * (total - done) / max(done - before, 1)
+        if before == 0:  # the first step prepares what the others find ready: it says little of their pace
+            self.since = now, done
+        if self.bar is not None:
+            if self.task is None:
+                self._begin(total, text)
+            ends = time.monotonic() + left if left else None
+            self.bar.update(self.task, completed=done, total=total, text=text, ends=ends)
+        elif now - self.last_line >= PLAIN_SECONDS or done == total:
+            self._line(self._named(text) + (f"  {left:.0f} s left" if left else ""))
+
+    def _named(self, text: str) -> str:
+        return f"{self.stage}: {text}" if self.stage else text
 
     def _line(self, text: str) -> None:
         self.last_line = time.perf_counter()
@@ -105,3 +121,27 @@ class ProgressView:
             self.bar.console.print(text, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+class _Bar(Progress):
+    """Two lines, so that 80 columns hold everything: bar, time and stage; under them the numbers."""
+
+    def __init__(self, console: Console) -> None:
+        stage = TextColumn(
+            "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        )
+        super().__init__(BarColumn(bar_width=24), _Time(), stage, console=console, transient=True, expand=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            yield Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
+
+
+class _Time(ProgressColumn):
+    """The time that is left by the pace so far, or the time since the part began while no pace is known."""
+
+    def render(self, task: Task) -> Text:
+        ends = task.fields["ends"]
+        seconds = task.elapsed or 0.0 if ends is None else max(0.0, ends - time.monotonic())
+        return Text(f"{timedelta(seconds=round(seconds))} {'so far' if ends is None else 'left'}", no_wrap=True)

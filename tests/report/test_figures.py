@@ -179,10 +179,63 @@ def test_figures_without_data_are_left_out(run_dir):
     assert mask_drawings(run) == []
 
 
+def caption(run_dir, name):
+    return next(drawing.caption for drawing in run_drawings(read_run(run_dir)) if drawing.name == name)
+
+
+def test_candidates_without_a_dot_are_counted_in_the_caption(run_dir):
+    def some_stopped(event):
+        if event["event"] == "generation":
+            event["evaluations"] = 10 * (21 * event["stage"] + event["generation"] + 1)
+            event["candidates"]["score"][:4] = [None] * 4
+        return event
+
+    edit(run_dir / "journal.jsonl", some_stopped)
+    data = cloud(read_run(run_dir))
+    assert (data.candidates, data.stopped) == (5 * 21 * 6, 5 * 21 * 4)
+    assert "420 of 1,050 candidates have no dot: they were stopped early" in caption(run_dir, "candidates")
+    edit(run_dir / "journal.jsonl", lambda e: {**e, "evaluations": 630} if e["event"] == "generation" else e)
+    assert "no dot" not in caption(run_dir, "candidates")
+
+
+def test_stages_keep_their_number_where_one_between_them_searched_nothing(run_dir):
+    edit(run_dir / "journal.jsonl", lambda e: None if e["event"] == "generation" and e["stage"] == 1 else e)
+    run = read_run(run_dir)
+    assert cloud(run).numbers == [part.number for part in search_history(run).breaks] == [1, 3, 4, 5]
+
+
+def test_the_two_means_by_generation_have_two_names(run_dir):
+    drawing = next(d for d in run_drawings(read_run(run_dir)) if d.name == "fitness_by_generation").draw(LIGHT)
+    (box,) = drawing.legends
+    assert [text.get_text() for text in box.get_texts()] == [
+        "best of the population", "mean of the population", "mean of the new candidates scored in full",
+    ]  # fmt: skip
+    assert all(axes.get_legend() is None for axes in drawing.axes), "a legend within would cover curves"
+
+
+def test_a_search_at_one_sparsity_is_not_described_as_a_range(run_dir):
+    def hold(event):
+        if event["event"] == "generation":
+            event["best"]["sparsity"] = 0.9
+            event["candidates"]["sparsity"] = [0.9001] * 10
+        return event
+
+    assert "(band)" in caption(run_dir, "sparsity_by_generation")
+    edit(run_dir / "journal.jsonl", hold)
+    assert "all of its candidates have the stage's sparsity" in caption(run_dir, "sparsity_by_generation")
+
+
+def test_epochs_that_were_tried_twice_are_accounted_for(run_dir):
+    assert "tried" not in caption(run_dir, "finetuning")
+    edit(run_dir / "result.json", lambda e: e | {"finetune": {"epochs": 5 * 3 + 10 + 9}})
+    assert "9 more were tried and not kept" in caption(run_dir, "finetuning")
+
+
 def test_more_stages_than_colours_get_a_ramp():
-    assert stage_colors(LIGHT, 3) == list(LIGHT.palette[:3])
-    ramp = stage_colors(LIGHT, 20)
+    assert stage_colors(LIGHT, [1, 2, 4]) == list(LIGHT.palette[:3])
+    ramp = stage_colors(LIGHT, list(range(1, 21)))
     assert len(set(ramp)) == 20
+    assert stage_colors(LIGHT, [1, *range(14, 21)])[1:] == ramp[13:], "a colour is that of the stage's number"
 
 
 def test_missing_fitness_is_a_gap_not_a_zero(run_dir):

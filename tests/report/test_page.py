@@ -131,6 +131,26 @@ def test_without_a_test_set_the_page_does_not_claim_one(run_dir):
     assert not any("read once" in note for note in notes(run))
 
 
+@pytest.mark.usefixtures("quick")
+def test_settings_that_the_preset_does_not_read_are_not_listed(run_dir):
+    for preset, listed in (("original", True), ("default", False)):
+        change(run_dir, "config.json", preset=preset, alpha=0.8, command=None)
+        text = Page(write_report(run_dir).read_text()).text
+        assert ("alpha" in text, "initial_sparsity" in text, "crossover_rate" in text) == (listed, listed, True)
+
+
+def test_the_cost_of_the_search(run_dir):
+    search = {"evaluations": 500, "full_evaluations": 370.0, "seconds": 75.2, "peak_memory_mb": 409.6}
+    change(run_dir, "result.json", search=search)
+    assert headline(read_run(run_dir))[3].detail == (
+        "370.0 full evaluations in 1 min 15 s; stopping early saved 26 % of the samples;"
+        " scoring took at most 410 MiB of memory"
+    )
+    # A user's function is called once for each candidate, and its memory is not known.
+    change(run_dir, "result.json", search=search | {"full_evaluations": 500.0, "peak_memory_mb": 0.0})
+    assert headline(read_run(run_dir))[3].detail == "500.0 full evaluations in 1 min 15 s"
+
+
 def test_a_report_that_cannot_be_written_says_where(run_dir):
     (run_dir / "figures").write_text("in the way")
     with pytest.raises(EvopruneError, match=r"cannot write .*figures"):

@@ -135,8 +135,13 @@ def test_a_run_without_named_data_has_scores_not_accuracies(run_dir):
     [
         ("config.json", None, "is not a run folder"),
         ("config.json", "{", r"config\.json is damaged \(not JSON\)"),
-        ("config.json", "[]", "not a JSON object"),
-        ("result.json", '{"model": "lenet5"}', r"result\.json is damaged at 'dense' \(field required\)"),
+        ("config.json", "[]", r"not a JSON object\); restore it from a copy"),
+        (
+            "result.json",
+            '{"model": "lenet5"}',
+            r"result\.json is damaged at 'dense' \(field required\); delete it and `evoprune resume .*run` writes it",
+        ),
+        ("result.json", "[]", r"not a JSON object\); delete it and `evoprune resume"),
         ("journal.jsonl", '{"event": "generation", "stage": 0}\n', r"line 1 is damaged at 'generation'"),
         ("journal.jsonl", "[1]\n{}\n", r"damaged at line 1 \(not an object\)"),
         ("masks.safetensors", "no tensors", "not a readable safetensors file"),

@@ -53,6 +53,15 @@ def test_legacy_pytorch_files(tmp_path: Path) -> None:
     assert equal(model, source)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_precision_are_converted(dtype: torch.dtype, tmp_path: Path) -> None:
+    source, model = make(1), make(2)
+    torch.save({name: tensor.to(dtype) for name, tensor in source.state_dict().items()}, tmp_path / "w.pt")
+    load_checkpoint(model, tmp_path / "w.pt")
+    assert equal(model, source.to(dtype).float())
+    assert model[0].weight.dtype == torch.float32
+
+
 def test_there_and_back(tmp_path: Path) -> None:
     source, model = make(1), make(2)
     path = tmp_path / "new" / "w.safetensors"
@@ -114,6 +123,15 @@ BAD = {
     ),
     "0.bias holds NaN or inf": lambda path: torch.save(
         make(1).state_dict() | {"0.bias": torch.tensor([-torch.inf, 0])}, path
+    ),
+    "0.bias holds .* too large for the model's float32": lambda path: torch.save(
+        make(1).state_dict() | {"0.bias": torch.tensor([1e300, 0], dtype=torch.float64)}, path
+    ),
+    "0.bias is complex64 but the model wants float32": lambda path: torch.save(
+        make(1).state_dict() | {"0.bias": torch.tensor([1j, 0])}, path
+    ),
+    "3.weight is int8 but the model wants float32; save": lambda path: torch.save(
+        make(1).state_dict() | {"3.weight": torch.ones(3, 8, dtype=torch.int8)}, path
     ),
     "holds more than tensors": lambda path: torch.save({"net": make(1).state_dict(), "x": Evil()}, path),
     "holds more than tensors and is not unpickled": lambda path: path.write_bytes(pickle.dumps(Evil())),

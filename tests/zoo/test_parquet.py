@@ -92,7 +92,8 @@ def gray(*rows: int) -> pa.Array:
 BAD_TRAINING = {
     "1 labels in column label are null": {"labels": [0, None, 1]},
     "holds label -1": {"labels": [0, -1]},
-    "no training image is of class 1": {"labels": [0, 2]},
+    "no training image is of class 1 but one is of class 2; number the 2 classes 0 to 1": {"labels": [0, 2]},
+    "is of class 1 but one is of class 1099511627776; number the 2 classes 0 to 1": {"labels": [0, 2**40]},
     "holds no images": {"labels": []},
     "one label column .* none among image, label": {"label": pa.array(["cat", "dog"] * 8)},
     "one label column .* none among image, label$": {"label": pa.array([0.5] * 16)},

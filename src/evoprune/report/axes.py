@@ -111,14 +111,16 @@ def draw_breaks(panels: Sequence[Axes], breaks: Sequence[Break], steps: int, off
             break
     else:
         return
+    if names and names[0].isdigit():
+        write(panels[0], "stage", (0, 1), (-4, 4), theme.muted, xycoords="axes fraction", ha="right", fontsize=7.5)
     for name, (start, end) in zip(names, bounds, strict=True):
         middle, above = (start + end) / 2 + offset, panels[0].get_xaxis_transform()
         write(panels[0], name, (middle, 1), (0, 4), theme.muted, xycoords=above, ha="center", fontsize=7.5)
 
 
-def draw_stage_bar(drawing: Figure, axes: Axes, stages: int, theme: Theme) -> None:
-    """A colour bar from the first stage to the last."""
-    ramp = ScalarMappable(Normalize(1, stages), theme.colormap)
+def draw_stage_bar(drawing: Figure, axes: Axes, numbers: Sequence[int], theme: Theme) -> None:
+    """A colour bar from the first of these stages to the last."""
+    ramp = ScalarMappable(Normalize(numbers[0], numbers[-1]), theme.colormap)
     bar = drawing.colorbar(ramp, ax=axes, aspect=30)
     bar.set_label("stage", color=theme.muted, fontsize=9)
     bar.ax.tick_params(colors=theme.muted, labelsize=8, length=0)

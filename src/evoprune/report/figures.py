@@ -8,6 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from evoprune.report import wording
 from evoprune.report.axes import score_axis
 from evoprune.report.front_figure import draw_front, front
 from evoprune.report.mask_figures import draw_mask, mask_image
@@ -79,12 +80,18 @@ def run_drawings(run: Run) -> list[Drawing]:
             )
         )
     if panels := sparsity_by_generation(run):
-        caption = (
-            "The best candidate of each generation; a line is a stage, for the layers it searches."
-            if len(panels) > MOST_PANELS
-            else "The best candidate of each generation (line), the range of all scored in it (band),"
-            " and the stage's target (dotted), for the layers named."
-        )
+        if len(panels) > MOST_PANELS:
+            caption = "The best candidate of each generation; a line is a stage, for the layers it searches."
+        elif all(curve.held for panel in panels for curve in panel.curves):
+            caption = (
+                "A line is a stage, for the layers named: all of its candidates have the stage's sparsity; they"
+                " differ in which weights go."
+            )
+        else:
+            caption = (
+                "The best candidate of each generation (line), the range of all scored in it (band),"
+                " and the stage's target (dotted), for the layers named."
+            )
         drawings.append(
             Drawing(
                 "sparsity_by_generation",
@@ -99,29 +106,36 @@ def run_drawings(run: Run) -> list[Drawing]:
                 "fitness_by_generation",
                 f"Fitness and {score} by generation",
                 f"Fitness is what the search maximizes; validation {score} is before fine-tuning, so it may"
-                " fall while sparsity rises.",
+                " fall while sparsity rises. The population is those that survived the generation; new candidates"
+                " that were stopped early are in no mean.",
                 partial(draw_search_history, history, scores),
             )
         )
     if (dots := cloud(run)) is not None:
         shown = sum(map(len, dots.sparsity))
         part = "" if shown == dots.candidates else f" ({shown:,} of {dots.candidates:,} are drawn)"
+        stopped = (
+            f" {dots.stopped:,} of {dots.candidates + dots.stopped:,} candidates have no dot: they were stopped early,"
+            " having fallen behind on a part of the samples."
+        )
         drawings.append(
             Drawing(
                 "candidates",
-                "Every candidate that was scored",
+                "Every candidate that was scored in full" if dots.stopped else "Every candidate that was scored",
                 f"Each dot is one candidate{part}, before fine-tuning: sparser to the right, better to the"
-                " top; rings mark the best of each stage's last generation.",
+                f" top; rings mark the best of each stage's last generation.{stopped if dots.stopped else ''}",
                 partial(draw_cloud, dots, scores),
             )
         )
     if (tuned := finetuning(run)) is not None:
+        tried = run.result.finetune.epochs - len(tuned.score) if run.result is not None else 0
+        left_out = f" {wording.count(tried)} more were tried and not kept, and are not drawn." if tried > 0 else ""
         drawings.append(
             Drawing(
                 "finetuning",
                 "Fine-tuning",
-                f"Validation {score} after each epoch with the masks kept; this report's numbers are from the"
-                " last epoch, not the best.",
+                f"Validation {score} after each epoch; this report's numbers are from the last epoch, not the"
+                f" best.{left_out}",
                 partial(draw_finetuning, tuned, scores),
             )
         )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from evoprune.report import wording
 from evoprune.report.axes import ScoreAxis, draw_levels
 from evoprune.report.read import Run
-from evoprune.report.style import Theme, figure, legend, style, write
+from evoprune.report.style import Theme, figure, legend_below, style, write
 
 __all__ = ["Front", "draw_front", "front"]
 
@@ -53,6 +53,6 @@ def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:
     if data.picked is not None:
         at = kept[data.picked], drawn[data.picked]
         axes.plot(*at, marker="o", markersize=11, markerfacecolor="none", color=theme.palette[1], label="the result")
-        legend(axes, theme, loc="lower left")
+        legend_below(drawing, [axes], theme)
     draw_levels(axes, scores, data.score, theme)
     return drawing

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from evoprune.report import wording
 from evoprune.report.axes import Break, ScoreAxis, draw_breaks, draw_levels, nan, spans
 from evoprune.report.read import Run
-from evoprune.report.style import Theme, figure, legend, style, write
+from evoprune.report.style import Theme, figure, legend_below, style, write
 
 __all__ = [
     "Finetuning", "LayerSparsity", "StageProgress", "draw_finetuning", "draw_layer_sparsity",
@@ -112,7 +112,7 @@ def draw_stage_progress(data: StageProgress, scores: ScoreAxis, theme: Theme) ->
             hollow = look | {"linestyle": "none", "markersize": 5, "markerfacecolor": theme.paper}
             axes.plot(undone, [values[place] for place in undone], label="fell under the floor: undone", **hollow)
     if undone:
-        legend(top, theme, loc="lower right")
+        legend_below(drawing, [top], theme)
     top.set_ylim(0, 100)
     draw_levels(bottom, scores, data.score, theme)
     if named:

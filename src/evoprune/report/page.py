@@ -23,6 +23,8 @@ __all__ = ["Tile", "headline", "notes", "write_report"]
 
 DONE = {None, "complete", "completed", "done", "finished", "ok"}
 SHOWN_APART = {"command", "versions"}
+ONLY_ORIGINAL = {"alpha", "initial_sparsity"}
+"""Settings that the other presets do not read."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def write_report(run_dir: str | Path) -> Path:
             masks=[_picture(drawing, run.folder) for drawing in masks],
             masks_left_out=len(run.masks) - len(masks),
             notes=notes(run),
-            settings=[(key, _shown(value)) for key, value in run.config.items() if key not in SHOWN_APART],
+            settings=_settings(run),
             command=run.config.get("command"),
             versions=_versions(run),
         )
@@ -127,7 +129,7 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
         tiles.append(
             Tile("Floor", "none", f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}")
         )
-    full = f"{search.full_evaluations:,.1f} full evaluations in {wording.duration(search.seconds)}"
+    full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
     tiles.append(Tile("Candidates scored", wording.count(search.evaluations), full))
     whole = f"{result.finetune.epochs} epochs of fine-tuning took {wording.duration(result.finetune.seconds)}"
     tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
@@ -143,7 +145,7 @@ def _tiles_so_far(run: Run) -> list[Tile]:
     generations = [generation for stage in run.stages for generation in stage.generations]
     scored = max((generation.evaluations for generation in generations), default=0)
     full = max((generation.full_evaluations for generation in generations), default=0.0)
-    cost = f"{full:,.1f} full evaluations in {wording.duration(run.seconds)}"
+    cost = _search_cost(scored, full, run.seconds)
     ended = sum(stage.end is not None for stage in run.stages)
     return [
         Tile("Sparsity so far", wording.percent(end.model_sparsity if end else 0.0), "after the last stage"),
@@ -225,6 +227,21 @@ def _total(run: Run) -> dict[str, Any] | None:
 def _versions(run: Run) -> list[tuple[str, str]]:
     versions = run.result.versions if run.result is not None else run.config.get("versions")
     return [(key, _shown(value)) for key, value in versions.items()] if isinstance(versions, dict) else []
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    hidden = SHOWN_APART if run.config.get("preset") == "original" else SHOWN_APART | ONLY_ORIGINAL
+    return [(key, _shown(value)) for key, value in run.config.items() if key not in hidden]
+
+
+def _search_cost(evaluations: int, full_evaluations: float, seconds: float, memory_mb: float | None = None) -> str:
+    """What scoring cost in samples, time and memory."""
+    parts = [f"{full_evaluations:,.1f} full evaluations in {wording.duration(seconds)}"]
+    if 0 < full_evaluations < evaluations:
+        parts.append(f"stopping early saved {wording.percent(1 - full_evaluations / evaluations, 0)} of the samples")
+    if memory_mb:
+        parts.append(f"scoring took at most {memory_mb:,.0f} MiB of memory")
+    return "; ".join(parts)
 
 
 def _score_word(run: Run) -> str:

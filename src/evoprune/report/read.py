@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from evoprune.core import EvopruneError, Masks
 from evoprune.report.records import (
     EVENTS,
+    RESTORE,
     Epoch,
     Generation,
     LayerRow,
@@ -121,7 +123,9 @@ def read_run(run_dir: str | Path) -> Run:
         )
     config = _read_object(folder / "config.json")
     path = folder / "result.json"
-    result = parse_result(_read_object(path), str(path)) if path.is_file() else None
+    # All that the run itself wrote there it can write again.
+    again = f"delete it and `evoprune resume {shlex.quote(str(folder))}` writes it again"
+    result = parse_result(_read_object(path, again), str(path), again) if path.is_file() else None
     events, seconds = _read_journal(folder / "journal.jsonl")
     stages, final_epochs = _stages(events)
     start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
@@ -213,13 +217,13 @@ def _read_masks(path: Path) -> Masks:
         ) from error
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     try:
         content = json.loads(_read_bytes(path))
     except ValueError as error:
-        raise EvopruneError(f"{path} is damaged (not JSON); restore it from a copy") from error
+        raise EvopruneError(f"{path} is damaged (not JSON); {remedy}") from error
     if not isinstance(content, dict):
-        raise EvopruneError(f"{path} is damaged (not a JSON object); restore it from a copy")
+        raise EvopruneError(f"{path} is damaged (not a JSON object); {remedy}")
     return content
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from evoprune.core import EvopruneError
 
 __all__ = [
-    "EVENTS", "Epoch", "FrontRow", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart", "StageEnd",
-    "StageStart", "are_accuracies", "parse_result", "validated",
+    "EVENTS", "RESTORE", "Epoch", "FrontRow", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart",
+    "StageEnd", "StageStart", "are_accuracies", "parse_result", "validated",
 ]  # fmt: skip
 
 
@@ -55,6 +55,7 @@ class SearchCost(Record):
     evaluations: int = 0
     full_evaluations: float = 0.0
     seconds: float = 0.0
+    peak_memory_mb: Number = None
 
 
 class FinetuneCost(Record):
@@ -161,27 +162,27 @@ EVENTS: dict[str, type[Record]] = {
     "stage_end": StageEnd,
 }
 
+RESTORE = "restore it from a copy"
+
 R = TypeVar("R", bound=Record)
 
 
-def parse_result(content: Mapping[str, Any], where: str = "result.json") -> Result:
-    """The content of a result.json, checked.
+def parse_result(content: Mapping[str, Any], where: str = "result.json", remedy: str = RESTORE) -> Result:
+    """The content of a result.json, checked; `remedy` says what to do where it is damaged.
 
     Raises:
         EvopruneError: something is missing or of the wrong type; names it.
     """
-    return validated(Result, content, where)
+    return validated(Result, content, where, remedy)
 
 
-def validated(record: type[R], content: Mapping[str, Any], where: str) -> R:
+def validated(record: type[R], content: Mapping[str, Any], where: str, remedy: str = RESTORE) -> R:
     try:
         return record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise EvopruneError(
-            f"{where} is damaged at {key!r} ({first['msg'].lower()}); restore it from a copy"
-        ) from error
+        raise EvopruneError(f"{where} is damaged at {key!r} ({first['msg'].lower()}); {remedy}") from error
 
 
 def are_accuracies(score_name: object, data: object) -> bool:

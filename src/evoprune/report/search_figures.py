@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from evoprune.report.axes import Break, ScoreAxis, draw_breaks, draw_levels, draw_stage_bar, mean, nan, spans
 from evoprune.report.read import Run
 from evoprune.report.records import Generation
-from evoprune.report.style import Theme, figure, legend, stage_colors, style
+from evoprune.report.style import Theme, figure, legend_below, stage_colors, style
 
 __all__ = [
     "MOST_PANELS", "Cloud", "Curve", "Panel", "SearchHistory", "cloud", "draw_cloud", "draw_search_history",
@@ -24,6 +25,8 @@ __all__ = [
 
 MOST_DOTS = 60_000
 MOST_PANELS = 12
+AT_TARGET = 5e-4
+"""Sparsities this close are one line in the figure."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class Curve:
     lowest: list[float]
     highest: list[float]
     target: float | None
+
+    @property
+    def held(self) -> bool:
+        """Whether every candidate has the stage's target, up to a weight or two."""
+        return self.target is not None and max(self.highest) - min(self.lowest) < AT_TARGET > abs(
+            self.target - self.best[0]
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,8 @@ def draw_sparsity_by_generation(panels: list[Panel], theme: Theme) -> Figure:
             color = theme.palette[0]
             axes.fill_between(curve.generation, low, high, color=color, alpha=0.22, linewidth=0)
             axes.plot(curve.generation, best, color=color, linewidth=1.6, marker=few)
-            if curve.target is not None and curve.target < 1:
+            # Where a stage holds its candidates at the target, the line says it already.
+            if curve.target is not None and curve.target < 1 and not curve.held:
                 ends = [curve.generation[0], curve.generation[-1]]
                 axes.plot(ends, [100 * curve.target] * 2, color=theme.palette[1], linestyle=(0, (1, 1.5)))
         for curve in panel.curves[1:]:
@@ -108,9 +119,10 @@ def _draw_many_curves(panels: list[Panel], theme: Theme) -> Figure:
     style(axes, theme, "generation", "sparsity of the stage's layers (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves = sorted((curve for panel in panels for curve in panel.curves), key=lambda curve: curve.number)
-    for curve, color in zip(curves, stage_colors(theme, len(curves)), strict=True):
+    numbers = [curve.number for curve in curves]
+    for curve, color in zip(curves, stage_colors(theme, numbers), strict=True):
         axes.plot(curve.generation, [100 * share for share in curve.best], color=color, linewidth=1.2)
-    draw_stage_bar(drawing, axes, len(curves), theme)
+    draw_stage_bar(drawing, axes, numbers, theme)
     return drawing
 
 
@@ -118,6 +130,8 @@ def _draw_many_curves(panels: list[Panel], theme: Theme) -> Figure:
 class SearchHistory:
     """All generations of the run in a row; lists are as long as `step`, missing numbers are NaN.
 
+    `mean_fitness` is that of the population, those that survived; `mean_score` that of the generation's new
+    candidates, of which those that were stopped early have no score.
     `breaks` are the steps at which stages begin.
     """
 
@@ -154,54 +168,48 @@ def draw_search_history(data: SearchHistory, scores: ScoreAxis, theme: Theme) ->
     style(top, theme, ylabel="fitness (higher is better)", grid="y")
     style(bottom, theme, "generation, counted over all stages", scores.label, grid="y")
     series = (
-        (top, data.best_fitness, data.mean_fitness),
-        (bottom, scores.scale(data.best_score), scores.scale(data.mean_score)),
-    )
-    for axes, best, average in series:
+        (top, data.best_fitness, data.mean_fitness, "mean of the population", theme.palette[1]),
+        (
+            bottom, scores.scale(data.best_score), scores.scale(data.mean_score),
+            "mean of the new candidates scored in full", theme.palette[4],
+        ),
+    )  # fmt: skip
+    for axes, best, average, averaged, color in series:
         # Stages are separate searches: no line leads from one to the next.
         for start, end in spans(data.breaks, len(data.step)):
-            steps, first = data.step[start:end], start == 0
-            few = "o" if len(steps) == 1 else None
-            axes.plot(
-                steps,
-                average[start:end],
-                color=theme.palette[1],
-                linewidth=1.1,
-                alpha=0.9,
-                marker=few,
-                markersize=3,
-                label="mean of the candidates" if first else None,
-            )
-            axes.plot(
-                steps,
-                best[start:end],
-                color=theme.palette[0],
-                linewidth=1.7,
-                marker=few,
-                markersize=4,
-                label="best candidate" if first else None,
-            )
+            steps, few = data.step[start:end], "o" if end - start == 1 else None
+            thin: dict[str, Any] = {"color": color, "linewidth": 1.1, "marker": few, "markersize": 3}
+            thick: dict[str, Any] = {"color": theme.palette[0], "linewidth": 1.7, "marker": few, "markersize": 4}
+            axes.plot(steps, best[start:end], label="best of the population", zorder=2.5, **thick)
+            axes.plot(steps, average[start:end], label=averaged, **thin)
     draw_levels(bottom, scores, [*data.best_score, *data.mean_score], theme)
     draw_breaks((top, bottom), data.breaks, len(data.step), -0.5, theme)
-    legend(bottom, theme, loc="best")
+    legend_below(drawing, (top, bottom), theme)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     return drawing
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Every candidate that was scored (at most 60,000, evenly taken), and the last best of each stage."""
+    """Every candidate scored in full (at most 60,000, evenly taken), and the last best of each stage.
 
+    `numbers` are those of the stages in the run, `candidates` those scored in full, `stopped` those that were
+    stopped early and have no score.
+    """
+
+    numbers: list[int]
     labels: list[str]
     sparsity: list[list[float]]
     score: list[list[float]]
     chosen: list[tuple[float, float]]
     candidates: int
+    stopped: int
 
 
 def cloud(run: Run) -> Cloud | None:
-    labels, sparsity, score, chosen = [], [], [], []
-    for stage in run.stages:
+    numbers, labels, sparsity, score, chosen, begun = [], [], [], [], [], 0
+    for number, stage in enumerate(run.stages, start=1):
+        begun = max([begun, *(g.evaluations for g in stage.generations)])
         dots = [
             (share, value)
             for g in stage.generations
@@ -210,6 +218,7 @@ def cloud(run: Run) -> Cloud | None:
         ]
         if not dots:
             continue
+        numbers.append(number)
         labels.append(stage.label)
         sparsity.append([share for share, _ in dots])
         score.append([value for _, value in dots])
@@ -220,7 +229,8 @@ def cloud(run: Run) -> Cloud | None:
     if not total:
         return None
     every = math.ceil(total / MOST_DOTS)
-    return Cloud(labels, [s[::every] for s in sparsity], [s[::every] for s in score], chosen, total)
+    thinned = [s[::every] for s in sparsity], [s[::every] for s in score]
+    return Cloud(numbers, labels, *thinned, chosen, total, stopped=max(0, begun - total))
 
 
 def draw_cloud(data: Cloud, scores: ScoreAxis, theme: Theme) -> Figure:
@@ -229,7 +239,7 @@ def draw_cloud(data: Cloud, scores: ScoreAxis, theme: Theme) -> Figure:
     style(axes, theme, "sparsity of the stage's layers (%)", scores.label)
     dots = sum(map(len, data.sparsity))
     size, alpha = (14.0, 0.6) if dots < 3000 else (5.0, 0.35)
-    colors = stage_colors(theme, len(data.labels))
+    colors = stage_colors(theme, data.numbers)
     for label, share, score, color in zip(data.labels, data.sparsity, data.score, colors, strict=True):
         axes.scatter(
             [100 * s for s in share],
@@ -245,7 +255,7 @@ def draw_cloud(data: Cloud, scores: ScoreAxis, theme: Theme) -> Figure:
         axes.scatter(share, score, s=46, facecolors="none", edgecolors=theme.ink, linewidths=1.3, label="last best")
     draw_levels(axes, scores, [value for stage in data.score for value in stage], theme)
     if len(data.labels) <= len(theme.palette):
-        legend(axes, theme, loc="lower left", markerscale=1.4)
+        legend_below(drawing, [axes], theme, markerscale=1.4)
     else:
-        draw_stage_bar(drawing, axes, len(data.labels), theme)
+        draw_stage_bar(drawing, axes, data.numbers, theme)
     return drawing

@@ -7,6 +7,7 @@ The palette is Okabe and Ito's, which readers with any colour vision can tell ap
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "figure", "legend", "png", "stage_colors", "style", "write"]
+__all__ = ["DARK", "LIGHT", "Theme", "figure", "legend_below", "png", "stage_colors", "style", "write"]
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,23 @@ def write(
     )
 
 
-def legend(axes: Axes, theme: Theme, **options: Any) -> None:
-    """A frameless legend in the theme's ink."""
-    box = axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink, **options)
+def legend_below(drawing: Figure, panels: Sequence[Axes], theme: Theme, columns: int = 3, **options: Any) -> None:
+    """One frameless legend for all panels, under the figure, where it covers no data."""
+    named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    box = drawing.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=min(columns, len(named)),
+        frameon=False, fontsize=8, labelcolor=theme.ink, **options,
+    )  # fmt: skip
     for text in box.get_texts():
         text.set_parse_math(False)
 
 
-def stage_colors(theme: Theme, stages: int) -> list[Any]:
-    """A colour for each stage: distinct ones for a few, a ramp from first to last for many."""
-    if stages <= len(theme.palette):
-        return list(theme.palette[:stages])
-    return [theme.colormap(index / (stages - 1)) for index in range(stages)]
+def stage_colors(theme: Theme, numbers: Sequence[int]) -> list[Any]:
+    """A colour for each of these stages of the run: distinct ones for a few, a ramp from first to last for many."""
+    if len(numbers) <= len(theme.palette):
+        return list(theme.palette[: len(numbers)])
+    first, last = numbers[0], numbers[-1]
+    return [theme.colormap((number - first) / (last - first)) for number in numbers]
 
 
 def png(drawing: Figure) -> bytes:

@@ -31,8 +31,9 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
         What the file says about itself: its metadata (empty for a PyTorch file).
 
     Raises:
-        EvopruneError: the file is missing, no checkpoint, needs unpickling, holds other names or shapes
-            than the model, or values that are not finite. The model is then unchanged.
+        EvopruneError: the file is missing, no checkpoint, needs unpickling, holds other names, shapes or kinds
+            of numbers than the model, or values that are not finite in the model's precision. The model is
+            then unchanged.
     """
     path = Path(path)
     if not path.is_file():
@@ -109,8 +110,27 @@ def _check_fits(path: Path, loaded: Mapping[str, Tensor], current: Mapping[str, 
                 f"checkpoint {path}: {name} has shape {tuple(tensor.shape)} but the model wants "
                 f"{tuple(current[name].shape)}; is it of another model?"
             )
-        if not bool(torch.isfinite(tensor).all()):
-            raise EvopruneError(f"checkpoint {path}: {name} holds NaN or infinite values; use another checkpoint")
+        wanted = current[name].dtype
+        if not _same_kind(tensor.dtype, wanted):
+            raise EvopruneError(
+                f"checkpoint {path}: {name} is {_plain(tensor.dtype)} but the model wants {_plain(wanted)}; "
+                "save the weights as floating-point numbers"
+            )
+        # As the model will hold them: 1e300 is finite in a file of float64 and infinite in float32.
+        if not bool(torch.isfinite(tensor.to(wanted)).all()):
+            raise EvopruneError(
+                f"checkpoint {path}: {name} holds NaN or infinite values, or some too large for the model's "
+                f"{_plain(wanted)}; use another checkpoint"
+            )
+
+
+def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether numbers may be converted: counters from any real number, weights from floating point only."""
+    return wanted.is_complex or (not found.is_complex and (found.is_floating_point or not wanted.is_floating_point))
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _few(names: list[str]) -> str:

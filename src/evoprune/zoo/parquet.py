@@ -58,7 +58,8 @@ def _classes(folder: Path, train: Images, test: Images) -> int:
     if not named and len(present) < classes:
         unused = next(label for label in range(classes) if label not in present)
         raise EvopruneError(
-            f"{folder}: no training image is of class {unused}; labels must be 0 to {classes - 1}, all used"
+            f"{folder}: no training image is of class {unused} but one is of class {classes - 1}; "
+            f"number the {len(present)} classes 0 to {len(present) - 1}"
         )
     return classes
 
