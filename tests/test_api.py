@@ -628,3 +628,12 @@ def test_inplace_keeps_memory_layout_and_gradients() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert twice[1][5].bias.grad is gradient
     assert weight.grad is None
+
+
+def test_a_snapshot_that_cannot_be_written_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise EvopruneError("cannot write it: no space; free space or choose another place")
+
+    monkeypatch.setattr("evoprune.run.runner.save_state", full)
+    with pytest.raises(EvopruneError, match=f"no space.*then `evoprune resume {tmp_path}`"):
+        quick(model(), out=tmp_path)
