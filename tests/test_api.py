@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import random
 from collections.abc import Callable
 from functools import cache
@@ -460,3 +461,179 @@ def test_gradient_guidance_with_a_frozen_layer() -> None:
     net = model()
     net[0].requires_grad_(False)
     consistent(quick(net, guidance="gradient"))
+
+
+def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    """Without the training data it would end in another result, in silence."""
+
+    def stop(_: dict[str, Any]) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(model(), out=tmp_path, listener=stop)
+    with pytest.raises(EvopruneError, match=r"began with `train`; pass it"):
+        evoprune.resume(tmp_path, model(), evoprune.accuracy(data()))
+    with pytest.raises(EvopruneError, match=r"began without `test`; leave it out"):
+        evoprune.resume(tmp_path, model(), evoprune.accuracy(data()), train=data(), test=margin)
+    evoprune.resume(tmp_path, model(), evoprune.accuracy(data()), train=data())
+
+
+@pytest.mark.parametrize("lost", ["dense", "state", "journal line"])
+def test_what_a_run_goes_on_from_is_missed_at_once(lost: str, tmp_path: Path) -> None:
+    quick(model(), out=tmp_path)
+    (tmp_path / "result.json").unlink()
+    if lost == "dense":
+        (tmp_path / "state" / "dense.safetensors").unlink()
+    elif lost == "state":
+        for entry in (tmp_path / "state").iterdir():
+            entry.unlink()
+        (tmp_path / "state").rmdir()
+    else:
+        lines = (tmp_path / "journal.jsonl").read_bytes().split(b"\n")
+        lines[1] = b"#" * len(lines[1])
+        (tmp_path / "journal.jsonl").write_bytes(b"\n".join(lines))
+    told: list[Any] = []
+    with pytest.raises(EvopruneError, match="--overwrite"):
+        evoprune.resume(tmp_path, model(), evoprune.accuracy(data()), train=data(), listener=told.append)
+    assert told == []
+    quick(model(), out=tmp_path, overwrite=True)
+
+
+def test_a_snapshot_of_another_model_is_one_line(tmp_path: Path) -> None:
+    """Its own tensors are whole, but the model has other layers."""
+    quick(model(), out=tmp_path / "a", layers=["5"])
+    quick(model(), out=tmp_path / "b")
+    snapshot = Path("state") / "snapshot.safetensors"
+    (tmp_path / "a" / snapshot).write_bytes((tmp_path / "b" / snapshot).read_bytes())
+    (tmp_path / "a" / "result.json").unlink()
+    with pytest.raises(EvopruneError, match=r"snapshot.*does not fit the model"):
+        evoprune.resume(tmp_path / "a", model(), evoprune.accuracy(data()), train=data())
+
+
+def test_the_points_of_a_front_are_there_after_resume(tmp_path: Path) -> None:
+    result = quick(model(), out=tmp_path, front=True, max_drop=30)
+    again = evoprune.resume(tmp_path, model(), evoprune.accuracy(data()), train=data())
+    assert (again.front, again.summary) == (result.front, result.summary)
+    for index in range(len(result.front)):
+        (net, masks), (same, same_masks) = result.point(index), again.point(index)
+        assert all(torch.equal(t, same.state_dict()[name]) for name, t in net.state_dict().items())
+        assert all(torch.equal(mask, same_masks[name]) for name, mask in masks.items())
+
+
+def test_the_threads_are_those_that_pytorch_was_told_to_use() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 2)
+    try:
+        assert api.make_settings(model="m").threads == before + 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sparsity", [None, 0.999])
+def test_a_run_cut_short_by_the_clock_says_so(sparsity: float | None) -> None:
+    goal = {"max_drop": 99.0} if sparsity is None else {"sparsity": sparsity}
+    late = quick(model(), time_limit_seconds=1e-6, **goal)
+    assert "the time was up" in late.summary["status"]
+    assert "keeps a weight" in quick(model(), sparsity=0.999).summary["status"]
+
+
+def test_a_time_limit_counts_the_epochs_before_one_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Final fine-tuning that cannot fit ends the search after a generation, and is shortened to what is left."""
+    monkeypatch.setattr(Runner, "_epoch_seconds", lambda _: 30.0)
+    result = quick(model(), preset="original", floor=0.1, time_limit_seconds=100, final_epochs=10, generations=5)
+    assert result.summary["search"]["generations"] == 0
+    assert 1 + 1 <= result.summary["finetune"]["epochs"] <= 1 + 3
+
+
+def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes() -> None:
+    settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4)
+    net = model()
+    task = api.given_task(net, evoprune.accuracy(data()), data(), None, settings)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    runner = Runner(task, settings, None, 0.9)
+    assert 0 < runner._epoch_seconds() < 10
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_the_dense_model_is_checked(caplog: pytest.LogCaptureFixture) -> None:
+    broken = model()
+    with torch.no_grad():
+        broken[5].weight[0, 0] = float("nan")
+    with pytest.raises(EvopruneError, match=r"5\.weight has NaN"):
+        quick(broken, lambda _: 0.5)
+    with pytest.raises(EvopruneError, match=r"dense model is -inf"):
+        quick(model(), lambda _: -float("inf"))
+    with pytest.raises(EvopruneError, match="infinity"):
+        quick(model(), lambda _: float("inf"))
+    with caplog.at_level(logging.WARNING, "evoprune"):
+        quick(model())
+        assert not caplog.records
+        inputs, targets = data()
+        quick(model(), evoprune.accuracy((inputs, 1 - targets)))
+    assert "guessing" in caplog.text
+
+
+def test_a_score_that_draws_leaves_the_random_state() -> None:
+    before = torch.get_rng_state()
+    quick(model(), lambda _: (torch.rand(1), 0.5)[1], train=None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_under_no_grad_it_is_trained_all_the_same() -> None:
+    plain = quick(model())
+    with torch.no_grad():
+        result = quick(model())
+        assert not torch.is_grad_enabled()
+    assert all(torch.equal(t, plain.model.state_dict()[name]) for name, t in result.model.state_dict().items())
+
+
+def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
+    told: list[Any] = []
+    inputs, targets = data()
+    wrong = targets.clone()
+    wrong[-1] = 44
+    for train, words in (
+        ((inputs, wrong), "label 44"), ((inputs[..., :5], targets), "does not fit"),
+        (list(zip(inputs.split(32), (targets * 44).split(32), strict=True)), "44|out of bounds"),
+    ):  # fmt: skip
+        with pytest.raises(EvopruneError, match=words) as error:
+            quick(model(), train=train, listener=told.append)
+        assert "\n" not in str(error.value)
+    with pytest.raises(EvopruneError, match="requires_grad_"):
+        quick(model().requires_grad_(False), listener=told.append)
+    with pytest.raises(EvopruneError, match=r"cannot take the scoring data, torch\.float64"):
+        quick(model(), evoprune.accuracy((inputs.double(), targets)), listener=told.append)
+    assert told == []
+
+
+def test_near_misses_of_arguments() -> None:
+    assert list(quick(model(), layers="5", sparsity=0.5).masks) == ["5"]
+    assert quick(model(), passes=0.5).sparsity == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(EvopruneError, match="did you mean generations"):
+        quick(model(), genrations=3)
+
+
+def test_inplace_keeps_memory_layout_and_gradients() -> None:
+    net = model().to(memory_format=torch.channels_last)
+    net[0].weight = nn.Parameter(
+        torch.randn(3, 1, 3, 3).expand(3, 2, 3, 3).contiguous(memory_format=torch.channels_last)
+    )
+    twice = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), net)
+    twice[0].to(memory_format=torch.channels_last)
+    gradient = torch.ones(2)
+    twice[1][5].bias.grad = gradient
+    quick(twice, inplace=True)
+    weight = twice[1][0].weight
+    assert not weight.is_contiguous()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert twice[1][5].bias.grad is gradient
+    assert weight.grad is None
+
+
+def test_a_snapshot_that_cannot_be_written_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise EvopruneError("cannot write it: no space; free space or choose another place")
+
+    monkeypatch.setattr("evoprune.run.runner.save_state", full)
+    with pytest.raises(EvopruneError, match=f"no space.*then `evoprune resume {tmp_path}`"):
+        quick(model(), out=tmp_path)

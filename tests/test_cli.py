@@ -16,6 +16,8 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load, load_file, save_file
 
+from evoprune import api
+from evoprune.report.read import read_run
 from evoprune.run.journal import Journal
 from evoprune.zoo import load_model
 
@@ -167,6 +169,90 @@ def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
     assert json.loads(ran.out)["finetune"]["epochs"] == 3
     assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
     assert all(not after[f"{name}.weight"][~mask].any() for name, mask in masks.items())
+    events = [json.loads(line) for line in (copied / "journal.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events[-4:]] == ["stage_start", "epoch", "epoch", "stage_end"]
+    assert events[-4]["name"] in evoprune("finetune", copied, "--epochs", 1).err
+    assert "evoprune finetune" in events[-4]["command"]
+    stages = read_run(copied).stages
+    assert [len(stage.epochs) for stage in stages] == [1, 2, 1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_resume_of_a_finished_run_changes_nothing(evoprune: Command, copied: Path) -> None:
+    assert evoprune("finetune", copied, "--epochs", 1, "--quiet").code == 0
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    ran = evoprune("resume", copied)
+    assert ran.code == 0, ran.err
+    assert "classifier.1" in ran.out
+    assert "2 epochs of fine-tuning" in ran.out
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_finetune_trains_nothing_on_a_damaged_folder(evoprune: Command, copied: Path) -> None:
+    journal, model = copied / "journal.jsonl", copied / "model.safetensors"
+    events, weights = journal.read_bytes(), load_file(model)
+    journal.write_bytes(b"#" + events[1:])
+    assert evoprune("finetune", copied, "--epochs", 100_000).failed("journal.jsonl", "line 1")
+    journal.write_bytes(events)
+    weights["classifier.5.weight"] += 1
+    save_file(weights, model)
+    assert evoprune("finetune", copied, "--epochs", 100_000).failed("model.safetensors", "masks.safetensors")
+    (copied / "result.json").write_text("[]")
+    for command in ("eval", "finetune", "report", "resume"):
+        assert evoprune(command, copied).failed("result.json", "evoprune resume")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_missed_goal_says_why(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    arguments = ("prune", "lenet5", "--data", digits, "--quiet", "--population", 2, "--generations", 1)
+    short = ("--finetune-epochs", 0, "--final-epochs", 1)
+    ran = evoprune(*arguments, *short, "--sparsity", 0.97, "--time-limit", "0.01s", "--out", tmp_path / "a")
+    assert "because the time was up" in ran.out
+    zero = ("--max-drop", 0, "--finetune-epochs", 0, "--final-epochs", 0, "--guidance", "none", "--passes", "0.99")
+    ran = evoprune(*arguments, *zero, "--out", tmp_path / "b")
+    assert "nothing could be pruned above the floor" in ran.out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_folder_works_from_anywhere(
+    evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    shutil.copytree(digits, home / "digits")
+    away.mkdir()
+    (home / "model_of_home.py").write_text(
+        "from torch import nn\ndef tiny():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    before = list(sys.path)
+    monkeypatch.chdir(home)
+    ran = evoprune(
+        "prune", "model_of_home:tiny", "--data", "digits", "--out", tmp_path / "run", "--threads", 1, "--quiet", *TINY
+    )
+    assert ran.code == 0, ran.err
+    assert "no checkpoint" in ran.err or not ran.err  # where logging is captured
+    monkeypatch.chdir(away)
+    monkeypatch.setattr(sys, "path", [entry for entry in before if entry != str(home)])
+    sys.modules.pop("model_of_home")
+    again = evoprune("eval", tmp_path / "run")
+    assert again.code == 0, again.err
+    sys.modules.pop("model_of_home")
+    (home / "model_of_home.py").unlink()
+    assert evoprune("eval", tmp_path / "run").failed("model_of_home", str(home))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_changed_data_is_noticed(
+    evoprune: Command, digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "digits"
+    shutil.copytree(digits, folder)
+    assert evoprune("prune", "lenet5", "--data", folder, "--out", tmp_path / "run", "--quiet", *TINY).code == 0
+    test = next(folder.glob("test-*"))
+    parquet.write_table(parquet.read_table(test).slice(1), test)
+    assert evoprune("eval", tmp_path / "run").code == 0
+    assert "not what it was" in caplog.text
+    (tmp_path / "run" / "result.json").unlink()
+    assert evoprune("resume", tmp_path / "run").failed(str(folder), "not what it was", "--overwrite")
 
 
 def test_eval_measures_what_the_run_recorded(evoprune: Command, finished: Path) -> None:
@@ -265,6 +351,7 @@ def test_help_and_version_of_the_installed_command() -> None:
         (("prane",), ("prane",)),
         (("layers", "lenet6"), ("lenet6", "lenet5")),
         (("train", "lenet5", "--out", "weights.pth"), ("weights.pth", ".safetensors")),
+        (("train", "lenet5", "--out", "w.safetensors", "--seed", -1), ("--seed", "-1")),
         (("train", "lenet5", "--out", "w.safetensors", "--epochs", 0), ("epochs", "at least 1")),
         (("resume", "nowhere"), ("nowhere", "not a run folder")),
         (("eval", "nowhere"), ("nowhere", "not a run folder")),
@@ -327,9 +414,12 @@ def test_unusable_checkpoints(evoprune: Command, digits: Path, tmp_path: Path, m
 
 
 def test_a_damaged_run_folder(evoprune: Command, copied: Path) -> None:
-    snapshot = copied / "state" / "snapshot.safetensors"
+    result, snapshot = copied / "result.json", copied / "state" / "snapshot.safetensors"
+    recorded = result.read_bytes()
+    result.unlink()
     snapshot.write_bytes(snapshot.read_bytes()[:1000])
     assert evoprune("resume", copied).failed("snapshot", "damaged")
+    result.write_bytes(recorded)
     (copied / "masks.safetensors").write_bytes(b"")
     assert evoprune("eval", copied).failed("masks.safetensors")
     (copied / "result.json").write_text("{")
@@ -350,3 +440,36 @@ def test_debug_shows_the_traceback() -> None:
     assert plain.stderr.count("\n") == 1
     assert debug.returncode != 0
     assert "Traceback" in debug.stderr
+
+
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "No space left on device" in ran.stderr
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupt_promises_resume_only_where_a_folder_is(
+    evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    def interrupted(*_: Any) -> None:
+        if begun:
+            (tmp_path / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "prune_named", interrupted)
+    ran = evoprune("prune", "lenet5", "--out", tmp_path)
+    assert ran.code == 130
+    assert ("evoprune resume" in ran.err) == begun
+
+
+def test_an_interrupt_while_importing_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert ran.stderr == "evoprune: interrupted; nothing was changed\n"

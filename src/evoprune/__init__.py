@@ -5,11 +5,24 @@ result = evoprune.prune(model, evoprune.accuracy(val_loader), train=train_loader
 
 import os
 import sys
+from pathlib import Path
+from types import TracebackType
 
 # Idle OpenMP threads of a small operation spin for the next one by default; on a machine whose cores are busy
 # with something else that makes two threads ten times slower than one. Only a default, and only in time.
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _quiet_when_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("evoprune: interrupted; nothing was changed", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if Path(sys.argv[0] if sys.argv else "").name in ("evoprune", "-m"):  # Ctrl-C while the command is still importing
+    sys.excepthook = _quiet_when_interrupted
 
 from evoprune.api import evaluate, finetune, prune, resume
 from evoprune.core import EvopruneError

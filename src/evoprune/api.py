@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from evoprune.core import EvopruneError, prunable_layers, resolve_layers, sparsity_of
+from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, sparsity_of
 from evoprune.report import write_report
+from evoprune.report.read import read_run
 from evoprune.run import (
     Folder,
+    Journal,
     Listener,
     Result,
     Runner,
@@ -27,22 +26,29 @@ from evoprune.run import (
     finish,
     floor_of,
     make_settings,
+    read_points,
     side,
+    status_after_finetuning,
     write_outputs,
 )
-from evoprune.scoring import Accuracy, DataScore, as_score
+from evoprune.scoring import DataScore, as_score
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
-from evoprune.training import Recipe, TensorSource, as_source, first_samples
-from evoprune.zoo import BUILT_IN, check_data_fits, default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.tasks import (
+    check_dense,
+    device_of_settings,
+    given_task,
+    load_weights,
+    named_model,
+    named_task,
+    read_weights,
+)
+from evoprune.training import Recipe, TensorSource
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
 Score = Callable[[nn.Module], float]
-log = logging.getLogger("evoprune")
 
-SAMPLES = 3000
-"""Training samples that guidance looks at."""
 FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
 
@@ -53,7 +59,7 @@ def prune(
     *,
     train: Any = None,
     test: Score | None = None,
-    layers: Iterable[str] | None = None,
+    layers: str | Iterable[str] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     inplace: bool = False,
@@ -93,17 +99,19 @@ def prune(
     name = getattr(score, "function", score)
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", getattr(name, "__name__", type(name).__name__).lower())
-    chosen = make_settings(layers=list(layers) if layers is not None else None, **settings)
+    names = [layers] if isinstance(layers, str) else layers
+    chosen = make_settings(layers=list(names) if names is not None else None, **settings)
+    chosen = chosen.model_copy(update={"has_train": train is not None, "has_test": test is not None})
     as_given = _like(model)
-    with _threads(chosen):
-        task = _task(model if inplace else copy.deepcopy(model), score, train, test, chosen)
+    with _surroundings(chosen):
+        task = given_task(model if inplace else copy.deepcopy(model), score, train, test, chosen)
         return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener))
 
 
 def prune_named(settings: Settings, out: Path, overwrite: bool = False, listener: Listener | None = None) -> Result:
     """What `evoprune prune MODEL` does: model, checkpoint and data are given by name in the settings."""
-    with _threads(settings):
-        task, settings = _named_task(settings)
+    with _surroundings(settings):
+        task, settings = named_task(settings)
         return _begin(task, settings, out, overwrite, listener)
 
 
@@ -118,6 +126,8 @@ def resume(
 ) -> Result:
     """Go on with a run that was interrupted; the result is that of an unbroken run, bit for bit.
 
+    A run that has ended stays as it is, fine-tuned later or not: what its folder holds is returned.
+
     Args:
         out: the run folder.
         model: needed, like `score`, `train` and `test`, for a run that was started from Python.
@@ -128,37 +138,49 @@ def resume(
     """
     with _opened(out) as (folder, found):
         settings = found
-        dense = _read(folder.dense) if folder.dense.exists() else None
-        if model is None or score is None:
-            task, settings = _named_task(settings, dense)
-        else:
-            task = _task(copy.deepcopy(model), as_score(score), train, test, settings)
-            if dense is not None:
-                _load(task.model, dense, folder.dense)
+        as_given = _like(model) if model is not None else lambda result: result
+        if folder.result.exists():
+            return as_given(_recorded(folder, settings, model))
         resumed = folder.snapshot.exists()
+        if resumed and not folder.dense.exists():
+            raise EvopruneError(
+                f"{folder.dense} is missing, the weights that the run began with; put it back from a copy, or start"
+                " over with --overwrite"
+            )
+        dense = read_weights(folder.dense) if folder.dense.exists() else None
+        if model is None or score is None:
+            task, settings = named_task(settings, dense, folder.dense, same_data=True)
+        else:
+            _check_given(settings, train, test)
+            task = given_task(copy.deepcopy(model), as_score(score), train, test, settings)
+            if dense is not None:
+                load_weights(task.model, dense, folder.dense)
         dense_val_score = 0.0 if resumed else float(task.val_score(task.model))
-        result = _carry_out(task, settings, folder, dense_val_score, listener, resumed)
-        return result if model is None else _like(model)(result)
+        return as_given(_carry_out(task, settings, folder, dense_val_score, listener, resumed))
 
 
 def finetune(
-    run: str | Path, epochs: int = 20, learning_rate: float | None = None, listener: Listener | None = None
+    run: str | Path,
+    epochs: int = 20,
+    learning_rate: float | None = None,
+    listener: Listener | None = None,
+    command: str | None = None,
 ) -> Result:
     """Train the pruned model of a finished run further, its masks kept exactly.
 
-    The folder's model.safetensors and result.json are replaced; the model from before stays beside as
-    model.before-finetune.safetensors.
+    The folder's model.safetensors and result.json are replaced, and the journal goes on; the model from before stays
+    beside as model.before-finetune.safetensors.
     """
     if epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
     with _opened(run) as (folder, found):
         summary = folder.read_result()
-        task, settings = _named_task(found, _read(folder.dense))
+        read_run(folder.path)  # what the report will need is known to be readable before any epoch
+        task, settings = named_task(found, read_weights(folder.dense), folder.dense)
         assert task.train is not None
         dense = copy.deepcopy(task.model).eval()
-        masks = load_masks(folder.masks, task.layers)
-        before = _read(folder.model)
-        _load(task.model, before, folder.model)
+        masks = _load_pruned(task.model, folder, settings)
+        before = read_weights(folder.model)
         recipe = Recipe(
             epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule="cosine",
             learning_rate=settings.learning_rate if learning_rate is None else learning_rate,
@@ -166,23 +188,37 @@ def finetune(
         )  # fmt: skip
         if settings.distill and isinstance(task.train, TensorSource):
             task.train.ask(dense)
+        journal, begun = Journal.reopen(folder.journal), time.perf_counter()
+        stage, later = journal.next_stage, summary["finetune"]["epochs"]
+        sparsity = sparsity_of(masks, task.layers)
+
+        def tell(event: str, **content: Any) -> None:
+            seconds = round(summary["seconds"] + time.perf_counter() - begun, 3)
+            record = {"event": event, "seconds": seconds, "stage": stage, **content}
+            journal.append(record)
+            if listener is not None:
+                listener(record)
+
+        tell(
+            "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
+            epochs=epochs, command=command,
+        )  # fmt: skip
         tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
-        begun, done = time.perf_counter(), summary["finetune"]["epochs"]
         val_score = 0.0
         for epoch in range(epochs):
-            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, done)
+            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, later)
             val_score = float(task.val_score(task.model))
-            event = {"event": "epoch", "stage": -1, "epoch": epoch, "epochs": epochs, "loss": loss}
-            if listener is not None:
-                listener(event | {"val_score": val_score, "seconds": time.perf_counter() - begun})
+            tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()
+        layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
+        tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
         seconds = round(time.perf_counter() - begun, 3)
         summary["pruned"] = side(task, task.model, masks, val_score)
+        summary["status"] = status_after_finetuning(summary, val_score)
         summary["finetune"]["epochs"] += epochs
         summary["finetune"]["seconds"] += seconds
         summary["seconds"] += seconds
         save_tensors(before, folder.path / "model.before-finetune.safetensors")
-        sparsity = sparsity_of(masks, task.layers)
         result = Result(task.model, masks, sparsity, val_score, [], summary, folder.path)
         write_outputs(folder, result, settings)
         write_report(folder.path)
@@ -195,24 +231,60 @@ def evaluate(run: str | Path) -> dict[str, Any]:
     Returns:
         model, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
     """
-    with _opened(run, lock=False) as (folder, settings):
+    with _opened(run, lock=False) as (folder, found):
         recorded = folder.read_result()["pruned"]
-        task, _ = _named_task(settings, _read(folder.dense))
-        masks, weights = load_masks(folder.masks, task.layers), _read(folder.model)
-        _load(task.model, weights, folder.model)
-        apply_masks(task.model, masks)
-        if any(not torch.equal(weights[name], tensor.cpu()) for name, tensor in task.model.state_dict().items()):
-            raise EvopruneError(
-                f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged"
-            )
+        task, settings = named_task(found, read_weights(folder.model), folder.model)
+        masks = _load_pruned(task.model, folder, settings)
         measured = side(task, task.model, masks, float(task.val_score(task.model)))
         return {"model": settings.model} | measured | {"recorded": recorded}
+
+
+def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:
+    """The result of a run that has ended, as its folder holds it."""
+    summary, weights = folder.read_result(), read_weights(folder.model)
+    model = named_model(settings, weights, folder.model) if model is None else copy.deepcopy(model)
+    model.to(device_of_settings(settings))
+    masks = _load_pruned(model, folder, settings)
+    layers = prunable_layers(model, settings.include_norm)
+    front = [{name: point[name] for name in ("sparsity", "score")} for point in summary.get("front", [])]
+    points = read_points(folder.path, summary, layers)
+    score = summary["pruned"]["val_score"]
+    if not folder.report.exists():
+        write_report(folder.path)
+    return Result(model, masks, sparsity_of(masks, layers), score, front, summary, folder.path, points)
+
+
+def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
+    """Put the folder's pruned weights into `model`; returns its masks.
+
+    Raises:
+        EvopruneError: weights and masks contradict each other.
+    """
+    weights = read_weights(folder.model)
+    load_weights(model, weights, folder.model)
+    masks = load_masks(folder.masks, prunable_layers(model, settings.include_norm))
+    apply_masks(model, masks)
+    if any(not torch.equal(weights[name], tensor.cpu()) for name, tensor in model.state_dict().items()):
+        raise EvopruneError(
+            f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged: put both files"
+            " back from a copy, or start over with --overwrite"
+        )
+    return masks
+
+
+def _check_given(settings: Settings, train: Any, test: Any) -> None:
+    """A run goes on with what it began with, else it would end with something else."""
+    for name, had, given in (("train", settings.has_train, train), ("test", settings.has_test, test)):
+        if had is not None and had != (given is not None):
+            began, what = ("with", "pass it to resume, too") if had else ("without", "leave it out")
+            raise EvopruneError(f"the run began {began} `{name}`; {what}")
 
 
 def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers or [])
     dense_val_score = float(task.val_score(task.model))
+    check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
@@ -232,16 +304,15 @@ def _carry_out(
     resumed: bool = False,
 ) -> Result:
     """Run, finish, report."""
-    with torch.random.fork_rng(devices=[]):
-        for score in (task.val_score, task.test_score):
-            if isinstance(score, DataScore):
-                score.bind(task.model)
-        dense = copy.deepcopy(task.model)
-        if folder is not None and not folder.dense.exists():
-            save_tensors(dense.state_dict(), folder.dense)
-        runner = Runner(task, settings, folder, dense_val_score, listener, resumed)
-        runner.run()
-        result = finish(runner, dense)
+    for score in (task.val_score, task.test_score):
+        if isinstance(score, DataScore):
+            score.bind(task.model)
+    dense = copy.deepcopy(task.model)
+    if folder is not None and not folder.dense.exists():
+        save_tensors(dense.state_dict(), folder.dense)
+    runner = Runner(task, settings, folder, dense_val_score, listener, resumed)
+    runner.run()
+    result = finish(runner, dense)
     if folder is not None:
         write_report(folder.path)
     return result
@@ -252,112 +323,46 @@ def _opened(run: str | Path, lock: bool = True) -> Iterator[tuple[Folder, Settin
     """A run folder and its settings, with the number of threads the run was made with."""
     folder, settings = Folder.open(Path(run), lock)
     try:
-        with _threads(settings):
+        with _surroundings(settings):
             yield folder, settings
     finally:
         folder.close()
 
 
 @contextmanager
-def _threads(settings: Settings) -> Iterator[None]:
-    """The order of floating-point sums follows the number of threads, so it is a setting of the run."""
+def _surroundings(settings: Settings) -> Iterator[None]:
+    """What a run needs of the process, put back afterwards.
+
+    The order of floating-point sums follows the number of threads, so it is a setting of the run. The global random
+    state is left as found, and training needs gradients wherever it is called from.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         torch.set_num_threads(before)
 
 
 def _like(model: nn.Module) -> Callable[[Result], Result]:
-    """Remembers device and modes of a model, to give a result's model the same."""
+    """Remembers device, modes, gradients and memory layout of a model, to give a result's model the same."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     modes = [module.training for module in model.modules()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    layout = torch.channels_last
+    last = [
+        p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=layout) for p in model.parameters()
+    ]
 
     def put_back(result: Result) -> Result:
         result.model.to(device)
         for module, training in zip(result.model.modules(), modes, strict=True):
             module.training = training
+        for parameter, gradient, channels_last in zip(result.model.parameters(), gradients, last, strict=True):
+            parameter.grad = gradient if result.model is model else None
+            if channels_last:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
         return result
 
     return put_back
-
-
-def _task(model: nn.Module, score: Score, train: Any, test: Score | None, settings: Settings) -> Task:
-    device = _device(settings.device)
-    model.to(device)
-    source = None if train is None else as_source(train, settings.batch_size, device)
-    samples = None
-    if source is not None:
-        samples = first_samples(source, SAMPLES)
-    elif isinstance(score, DataScore):
-        samples = (score.inputs[:SAMPLES].to(device), score.targets[:SAMPLES].to(device))
-    layers = prunable_layers(model, settings.include_norm)
-    return Task(model, layers, score, source, samples, None if test is None else as_score(test))
-
-
-def _named_task(settings: Settings, dense: dict[str, Tensor] | None = None) -> tuple[Task, Settings]:
-    """Model, checkpoint and data of the settings; the settings come back with the names that were used.
-
-    With `dense`, weights that a run folder holds, the checkpoint is not read.
-    """
-    if settings.data is None and dense is not None:
-        raise EvopruneError(
-            "this run was started from Python with a model of its own; go on with"
-            " evoprune.resume(folder, model, score, train=...), or load model.safetensors from the folder"
-        )
-    model = load_model(settings.model)
-    checkpoint = settings.checkpoint or default_checkpoint(settings.model)
-    if dense is not None:
-        _load(model, dense, "the run's weights")
-    elif checkpoint is not None:
-        load_checkpoint(model, checkpoint)
-    name = settings.data or (BUILT_IN[settings.model].data if settings.model in BUILT_IN else None)
-    if name is None:
-        raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
-    data = load_data(name)
-    if name == "mnist-sample" and checkpoint == default_checkpoint("lenet5"):
-        log.warning(
-            "the shipped LeNet-5 has seen the images of mnist-sample in training, so its accuracy there proves nothing;"
-            " use --data mnist, or train one: evoprune train lenet5 --data mnist-sample --out FILE"
-        )
-    check_data_fits(model, data)
-    device = _device(settings.device)
-    model.to(device)
-    train = data.train
-    source = TensorSource(train.inputs, train.targets, settings.batch_size, device=device)
-    task = Task(
-        model,
-        prunable_layers(model, settings.include_norm),
-        Accuracy(data.val.inputs.to(device), data.val.targets.to(device)),
-        source,
-        first_samples(source, SAMPLES),
-        Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
-    )
-    used = {"data": name, "score_name": "accuracy", "checkpoint": None if checkpoint is None else str(checkpoint)}
-    return task, settings.model_copy(update=used)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EvopruneError(f"cannot read {path}: {error}; the run folder is damaged") from error
-
-
-def _load(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise EvopruneError(
-            f"{source} does not fit the model {type(model).__name__}: other names or shapes; give the model of the run"
-        ) from error
-
-
-def _device(wanted: str) -> torch.device:
-    """The device of the settings; `auto` takes the GPU where there is one."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise EvopruneError("--device cuda: this PyTorch sees no GPU; use --device cpu or install a CUDA build")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)

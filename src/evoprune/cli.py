@@ -31,6 +31,7 @@ app = typer.Typer(
     name="evoprune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Prune trained PyTorch models by evolution.",
 )  # fmt: skip
+NOTHING = "nothing was changed"
 UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 """What the command line's parser raises, wherever this version of typer keeps it."""
 
@@ -110,7 +111,12 @@ def prune(
         float | None, typer.Option(help="Share of the loss that asks for the dense model's outputs.")
     ] = None,
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
-    time_limit: Annotated[str | None, typer.Option(help="90s, 10m or 1h; ends in a valid, fine-tuned result.")] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="90s, 10m or 1h; ends in a valid, fine-tuned result: one generation and its tuning at least."
+        ),
+    ] = None,
     memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use.")] = None,
     scoring: Annotated[
         str | None, typer.Option(help="Fast ways to use, of prefix,batched,racing,precision (all), or reference.")
@@ -118,6 +124,7 @@ def prune(
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[Device, typer.Option()] = Device.auto,
     workers: Annotated[int, typer.Option(help="Processes (1 so far).")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Of PyTorch; its own choice by default.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/MODEL by default.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where --out holds a run.")] = False,
     quiet: Quiet = False,
@@ -137,13 +144,17 @@ def prune(
             batch_size=batch_size, distill=distill, include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
             scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
-            command=shlex.join(["evoprune", *sys.argv[1:]]),
+            threads=threads,             command=shlex.join(["evoprune", *sys.argv[1:]]),
         )  # fmt: skip
         with ProgressView(quiet) as view:
             result = api.prune_named(settings, folder, overwrite, view)
         _show(result, as_json)
 
-    _guard(call, debug, f"`evoprune resume {shlex.quote(str(folder))}` goes on where it stopped")
+    def go_on() -> str:
+        begun = (folder / "config.json").exists()
+        return f"`evoprune resume {shlex.quote(str(folder))}` goes on where it stopped" if begun else NOTHING
+
+    _guard(call, debug, go_on)
 
 
 @app.command()
@@ -155,7 +166,7 @@ def resume(run: Run, quiet: Quiet = False, as_json: AsJson = False, debug: Debug
             result = api.resume(run, listener=view)
         _show(result, as_json)
 
-    _guard(call, debug, "the same command again goes on where it stopped")
+    _guard(call, debug, lambda: "the same command again goes on where it stopped")
 
 
 @app.command()
@@ -171,7 +182,7 @@ def finetune(
 
     def call() -> None:
         with ProgressView(quiet) as view:
-            result = api.finetune(run, epochs, learning_rate, view)
+            result = api.finetune(run, epochs, learning_rate, view, shlex.join(["evoprune", *sys.argv[1:]]))
         _show(result, as_json)
 
     _guard(call, debug)
@@ -201,7 +212,9 @@ def report(run: Run, debug: Debug = False) -> None:
     """Draw the figures and the report of a run again, also of an unfinished one."""
 
     def call() -> None:
-        Folder.open(run, lock=False)
+        folder, _ = Folder.open(run, lock=False)
+        if folder.result.exists():
+            folder.read_result()
         print(write_report(run))
 
     _guard(call, debug)
@@ -254,7 +267,7 @@ def train(
     _guard(
         lambda: _train(model, data, out, epochs, learning_rate, batch_size, seed, overwrite, quiet, as_json),
         debug,
-        "the same command without --overwrite goes on after the last whole epoch",
+        lambda: "the same command without --overwrite goes on after the last whole epoch",
     )
 
 
@@ -262,6 +275,8 @@ def _train(
     model: str, data: str, out: Path, epochs: int | None, learning_rate: float | None, batch_size: int | None,
     seed: int, overwrite: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
+    if seed < 0:
+        raise EvopruneError(f"--seed {seed}: expected 0 or more")
     if out.suffix != ".safetensors":
         raise EvopruneError(f"--out {out}: weights are written as safetensors; give a name that ends in .safetensors")
     if out.is_dir() or (out.exists() and not overwrite):
@@ -320,7 +335,7 @@ def _ways(text: str | None) -> list[str] | None:
     return text.split(",")
 
 
-def _guard(call: Callable[[], None], debug: bool, go_on: str = "nothing was changed") -> None:
+def _guard(call: Callable[[], None], debug: bool, go_on: Callable[[], str] = lambda: NOTHING) -> None:
     """Errors of the user become one line and exit code 2."""
     try:
         call()
@@ -329,7 +344,7 @@ def _guard(call: Callable[[], None], debug: bool, go_on: str = "nothing was chan
             raise
         _fail(str(error))
     except KeyboardInterrupt:
-        print(f"evoprune: interrupted; {go_on}", file=sys.stderr)
+        print(f"evoprune: interrupted; {go_on()}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -338,16 +353,29 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2) from None
 
 
+def _forget_output() -> None:
+    """Python flushes stdout once more at its end, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Entry point of the `evoprune` command."""
     try:
-        raise SystemExit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk can still be told of
+        raise SystemExit(code)
     except UsageError as error:
         message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
         _fail(f"{message.rstrip('.')}; see `evoprune --help` or `evoprune COMMAND --help`")
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         raise SystemExit(1) from None
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        _forget_output()
+        where = f" {error.filename}" if error.filename else " the output"
+        _fail(f"cannot read or write{where}: {error.strerror or error}; free space or choose another place")
 
 
 if __name__ == "__main__":

@@ -148,5 +148,7 @@ def generator(seed: int, *path: int) -> torch.Generator:
     Every step (a stage, a generation, an epoch) derives its own stream from the run's seed and its place in
     the run, so no random state has to be saved and a resumed run draws the same numbers as an unbroken one.
     """
+    if seed < 0:
+        raise EvopruneError(f"seed {seed}: expected 0 or more")
     state = np.random.SeedSequence([seed, *path]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))

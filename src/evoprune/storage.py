@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["finite", "read_tensors", "save_tensors", "write_atomic", "write_json"]
+__all__ = ["finite", "read_tensors", "save_tensors", "shapes_of", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -71,6 +71,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise EvopruneError(f"{path} is not a readable safetensors file ({error}); is it complete?") from error
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> str:
+    """Names and shapes as JSON: kept beside tensors, it tells whether one was lost or replaced."""
+    return json.dumps({name: list(tensors[name].shape) for name in sorted(tensors)})
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:

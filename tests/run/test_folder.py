@@ -82,6 +82,23 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_was_only_half_made_will_do(tmp_path: Path, overwrite: bool) -> None:
+    """The process was killed, or the disk full, between its lock and its settings."""
+    (tmp_path / "state").mkdir()
+    for name in ("state/lock", "state/.snapshot.safetensors.12.tmp", ".config.json.12.tmp"):
+        (tmp_path / name).write_text("")
+    Folder.create(tmp_path, SETTINGS, overwrite).close()
+    assert Folder.open(tmp_path, lock=False)[1] == SETTINGS
+
+
+def test_a_folder_state_of_something_else_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "dense.safetensors").write_text("precious")
+    with pytest.raises(EvopruneError, match="not a run folder"):
+        Folder.create(tmp_path, SETTINGS, overwrite=True)
+
+
 @pytest.mark.parametrize("again", ["create", "open"])
 def test_two_at_once_are_refused_until_the_first_is_closed(tmp_path: Path, again: str) -> None:
     folder = Folder.create(tmp_path / "run", SETTINGS)
@@ -115,11 +132,14 @@ def test_a_result_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None
     folder = Folder.create(tmp_path / "run", SETTINGS)
     with pytest.raises(EvopruneError, match=r"no result yet.*evoprune resume"):
         folder.read_result()
-    folder.result.write_text('{"a": ')
-    with pytest.raises(EvopruneError, match="damaged"):
-        folder.read_result()
-    folder.result.write_text('{"a": 1}')
-    assert folder.read_result() == {"a": 1}
+    for content in ('{"a": ', "{}", "[]", '{"pruned": 3, "finetune": 1}'):
+        folder.result.write_text(content)
+        with pytest.raises(EvopruneError, match=r"damaged.*evoprune resume"):
+            folder.read_result()
+    pruned = {"val_score": 0.5, "test_score": None, "nonzero_weights": 3, "sparsity": 0.5}
+    whole = {"pruned": pruned, "finetune": {"epochs": 1, "seconds": 2.5}, "seconds": 3, "more": 4}
+    folder.result.write_text(json.dumps(whole))
+    assert folder.read_result() == whole
     folder.close()
 
 
@@ -233,7 +253,9 @@ def test_real_valued_genomes_are_kept_as_they_are() -> None:
     assert unpacked(population, 3) is population
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no state", "other fields", "lost tensor"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut", "no state", "other fields", "lost tensor", "other shape"]
+)
 def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "snapshot.safetensors"
     save_state(state(), path)
@@ -249,8 +271,11 @@ def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
         save_file(tensors, path)
     elif damage == "other fields":
         save_file(tensors, path, {"state": json.dumps(json.loads(metadata["state"]) | {"unknown": 1})})
+    elif damage == "other shape":
+        tensors["now/model/a.weight"] = tensors["now/model/a.weight"][:-1].clone()
+        save_file(tensors, path, metadata)
     else:
-        del tensors["population/genomes"]
+        del tensors["now/model/a.weight"]
         save_file(tensors, path, metadata)
     with pytest.raises(EvopruneError, match="cannot go on from") as error:
         load_state(path)

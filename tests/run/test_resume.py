@@ -282,6 +282,7 @@ def damaged(out: Path, damage: str) -> None:
 def test_a_damaged_run_folder_is_one_line(damage: str, tmp_path: Path) -> None:
     case = CASES["default, nothing tuned"]
     start(case, tmp_path)
+    (tmp_path / "result.json").unlink()
     damaged(tmp_path, damage)
     with pytest.raises(evoprune.EvopruneError) as error:
         go_on(case, tmp_path)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError
+from evoprune.storage import read_tensors, save_tensors
 from evoprune.training import TensorSource
 from evoprune.zoo import Data, Recipe, Split, accuracy, load_checkpoint, train
 
@@ -90,6 +91,17 @@ def test_an_unfinished_training_of_other_settings_is_not_lost(tiny: Data, tmp_pa
         train(make(), tiny, RECIPE, 0, out)
     assert train(make(), tiny, replace(RECIPE, epochs=1), 1, out, restart=True)["epochs"] == 1
     assert not part.exists()
+
+
+@pytest.mark.parametrize("lost", ["model", "optimizer"])
+def test_an_unfinished_training_that_lost_a_tensor_is_not_continued(tiny: Data, tmp_path: Path, lost: str) -> None:
+    out, part = tmp_path / "net.safetensors", tmp_path / "net.safetensors.part"
+    with pytest.raises(Stop):
+        train(make(), tiny, RECIPE, 0, out, on_epoch=stop_after(1))
+    tensors, metadata = read_tensors(part)
+    save_tensors({name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}, part, metadata)
+    with pytest.raises(EvopruneError, match=r"lacks tensors.*delete it"):
+        train(make(), tiny, RECIPE, 0, out)
 
 
 def test_the_random_state_and_the_mode_are_left_as_found(tiny: Data, tmp_path: Path) -> None:

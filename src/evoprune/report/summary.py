@@ -56,6 +56,8 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     if content.floor is not None and pruned.val_score is not None:
         met = "met" if pruned.val_score >= content.floor else "NOT met"
         lines.append(f"{'floor':<20} {wording.score(content.floor, accuracy)} on validation: {met}")
+    if content.status is not None and content.status != "complete":
+        lines.append(f"{'status':<20} {content.status}")
     took, cost = (
         wording.duration(search.seconds),
         f"the cost of {search.full_evaluations:,.1f} full evaluations",

@@ -21,10 +21,10 @@ from evoprune.run.result import (
 from evoprune.run.runner import Runner
 from evoprune.run.settings import Settings
 from evoprune.run.task import Task
-from evoprune.storage import save_tensors, write_json
+from evoprune.storage import finite, save_tensors, write_json
 from evoprune.surgery import save_masks
 
-__all__ = ["finish", "side", "write_outputs"]
+__all__ = ["finish", "side", "status_after_finetuning", "write_outputs"]
 
 
 def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     folders = [{"folder": front_folder(index)} for index in range(len(points))] or [{}] * len(front)
     summary["front"] = [entry | folder for entry, folder in zip(front, folders, strict=True)]
     result = Result(
-        task.model, masks, sparsity_of(masks, task.layers), val_score, front, summary, points=points,
+        task.model, masks, sparsity_of(masks, task.layers), val_score, front, finite(summary), points=points,
     )  # fmt: skip
     if runner.folder is not None:
         result.path = runner.folder.path
@@ -103,13 +103,27 @@ def write_outputs(folder: Folder, result: Result, settings: Settings) -> None:
 
 def _status(runner: Runner, val_score: float) -> str:
     """One sentence on how the run ended."""
-    floor = runner.floor
-    if not runner.state.accepted.masks or all(bool(mask.all()) for mask in runner.state.accepted.masks.values()):
-        return "nothing could be pruned above the floor; the dense model is returned"
+    floor, state, wanted = runner.floor, runner.state, runner.settings.sparsity
+    late = state.cut_short
+    if all(bool(mask.all()) for mask in state.accepted.masks.values()):
+        reason = "before the time was up" if late else "above the floor"
+        return f"nothing could be pruned {reason}; the dense model is returned"
     if floor is not None and val_score < floor:
-        return f"the validation score {val_score:.4f} is below the floor {floor:.4f}"
-    wanted = runner.settings.sparsity
-    if wanted is not None and runner.state.accepted.masks and runner.sparsity() < wanted - 0.001:
-        reason = "the floor no longer held" if floor is not None else "the time was up"
+        return _below(val_score, floor) + ("; the time was up" if late else "")
+    if wanted is not None and runner.sparsity() < wanted - 0.001:
+        reason = "every layer keeps a weight" if floor is None else "the floor no longer held"
+        reason = "the time was up" if late else reason
         return f"ended at sparsity {runner.sparsity():.4f}, below the {wanted:g} asked for, because {reason}"
-    return "complete"
+    return f"ended early at sparsity {runner.sparsity():.4f} because the time was up" if late else "complete"
+
+
+def _below(val_score: float, floor: float) -> str:
+    return f"the validation score {val_score:.4f} is below the floor {floor:.4f}"
+
+
+def status_after_finetuning(summary: dict[str, Any], val_score: float) -> str:
+    """The status of a result.json, brought up to date with a later validation score."""
+    floor, status = summary.get("floor"), str(summary.get("status") or "complete")
+    if floor is not None and val_score < floor:
+        return _below(val_score, floor)
+    return "complete" if status.startswith("the validation score") else status

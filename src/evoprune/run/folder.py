@@ -5,9 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from weakref import finalize
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evoprune.core import EvopruneError
 from evoprune.run.settings import Settings
@@ -20,6 +23,38 @@ OUTPUTS = (
     "report.html", "figures", "front",
 )  # fmt: skip
 """What `--overwrite` removes; files of the user beside them stay."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Cost(_Strict):
+    epochs: int
+    seconds: float
+
+
+class _Pruned(_Strict):
+    val_score: float | None
+    test_score: float | None
+    nonzero_weights: int
+    sparsity: float
+
+
+class _Point(_Strict):
+    sparsity: float
+    score: float | None
+    folder: str | None = None
+
+
+class _Recorded(_Strict):
+    """What commands that go on from a result.json need of it."""
+
+    pruned: _Pruned
+    finetune: _Cost
+    seconds: float
+    floor: float | None = None
+    front: list[_Point] = []
 
 
 class Folder:
@@ -47,9 +82,10 @@ class Folder:
         """
         folder = cls(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not folder.config.exists() or not folder.state.is_dir():  # other tools write a config.json, too
+            begun = folder._has_settings()  # other tools write a config.json, too
+            if not begun and not (folder.state.is_dir() and folder._is_half_made()):
                 raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
-            if not overwrite:
+            if begun and not overwrite:
                 raise EvopruneError(
                     f"{path} already holds a run; go on with `evoprune resume {path}`, start over with"
                     " --overwrite, or choose another --out"
@@ -87,6 +123,21 @@ class Folder:
             folder._acquire()
         return folder, settings
 
+    def _has_settings(self) -> bool:
+        """Also damaged ones, where the folder of a run's state lies beside."""
+        if self.config.exists() and self.state.is_dir():
+            return True
+        try:
+            Settings(**json.loads(self.config.read_text()))
+        except (OSError, TypeError, ValueError):
+            return False
+        return True
+
+    def _is_half_made(self) -> bool:
+        """Whether a run was stopped before it had written its settings: only its lock and temporary files are here."""
+        entries = [entry for entry in self.path.rglob("*") if entry != self.state]
+        return all(entry == self.state / "lock" or fnmatch(entry.name, ".*.tmp") for entry in entries)
+
     def read_result(self) -> dict[str, Any]:
         """result.json.
 
@@ -97,9 +148,13 @@ class Folder:
             raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.path}`")
         try:
             result: dict[str, Any] = json.loads(self.result.read_text())
+            _Recorded.model_validate(result)
         except (OSError, ValueError) as error:
+            where = ""
+            if isinstance(error, ValidationError):
+                where = " at " + (".".join(map(str, error.errors()[0]["loc"])) or "its top")
             raise EvopruneError(
-                f"{self.result} is damaged; delete it and run `evoprune resume {self.path}` to write it again"
+                f"{self.result} is damaged{where}; delete it and run `evoprune resume {self.path}` to write it again"
             ) from error
         return result
 
@@ -113,9 +168,16 @@ class Folder:
             raise EvopruneError(
                 f"another process is working in {self.path}; wait for it or choose another --out"
             ) from None
+        except FileNotFoundError:
+            raise EvopruneError(
+                f"{self.state} is missing, where the run keeps what it goes on from; put it back, or start over with"
+                " --overwrite"
+            ) from None
         except OSError as error:
             self.close()
-            raise EvopruneError(f"cannot lock {self.path}: {error.strerror or error}") from error
+            raise EvopruneError(
+                f"cannot lock {self.path}: {error.strerror or error}; make the folder writable"
+            ) from error
 
     def close(self) -> None:
         """Give the lock back."""

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, sparsity_of
 from evoprune.run.schedule import Outcome
-from evoprune.run.state import FrontPoint
-from evoprune.storage import save_tensors, write_json
-from evoprune.surgery import save_masks
+from evoprune.run.state import FrontPoint, Kept
+from evoprune.storage import read_tensors, save_tensors, write_json
+from evoprune.surgery import load_masks, save_masks
 
 __all__ = [
-    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "non_dominated_points", "save_front",
-    "versions",
+    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "non_dominated_points", "read_points",
+    "save_front", "versions",
 ]  # fmt: skip
 
 
@@ -81,6 +81,17 @@ def save_front(points: Sequence[FrontPoint], folder: Path) -> None:
     for index, point in enumerate(points):
         save_masks(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
         save_tensors(point.kept.model, folder / front_folder(index) / "model.safetensors")
+
+
+def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -> list[FrontPoint]:
+    """What `save_front` wrote, for the `front` of a result.json."""
+    points = []
+    for point in summary.get("front", []):
+        if "folder" in point:
+            masks = load_masks(folder / point["folder"] / "masks.safetensors", layers)
+            weights, _ = read_tensors(folder / point["folder"] / "model.safetensors")
+            points.append(FrontPoint(point["sparsity"], point["score"], Kept(weights, masks, {})))
+    return points
 
 
 def front_folder(index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, s
 from evoprune.run.task import Task
 from evoprune.search import Population
 from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks
-from evoprune.training import Recipe, TensorSource
+from evoprune.training import FirstSteps, Recipe, TensorSource
 
 __all__ = ["Listener", "Runner", "floor_of"]
 
@@ -30,6 +31,8 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
 
 SNAPSHOT_SECONDS = 5.0
+TIMED_STEPS = 4
+"""Training steps that an epoch's time is estimated from."""
 
 
 class Runner:
@@ -60,9 +63,11 @@ class Runner:
             task.train.ask(self.teacher)
         self.device = next(task.model.parameters()).device
         self.last_snapshot = 0.0
+        self.first_epoch: float | None = None
         reuse_freed_memory()
         if resume and folder is not None:
             self.state = load_state(folder.snapshot)
+            self._check_fits(folder)
             self._put(self.state.now)
         else:
             kept = self._kept({layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self.layers})
@@ -86,9 +91,7 @@ class Runner:
         """Ask the schedule, search, fine-tune, keep or go back; until there is no next stage."""
         state = self.state
         while True:
-            stage = state.stage or next_stage(
-                self.settings, self.layers, state.history, self.task.train is not None, self._out_of_time()
-            )
+            stage = state.stage or self._next_stage()
             if stage is None:
                 break
             if state.stage is None:
@@ -104,6 +107,18 @@ class Runner:
             self._settle(stage)
         self._put(state.accepted)
         state.now = state.accepted
+
+    def _next_stage(self) -> Stage | None:
+        planned, late = (
+            next_stage(self.settings, self.layers, self.state.history, self.task.train is not None, out_of_time)
+            for out_of_time in (False, True)
+        )
+        if not self._out_of_time():
+            return planned
+        if late is not None and not late.layers:
+            late = replace(late, final_epochs=self._epochs_left(late.final_epochs))
+        self.state.cut_short |= late != planned
+        return late
 
     # -- search ------------------------------------------------------------------------------------------
 
@@ -124,7 +139,10 @@ class Runner:
             begun = time.perf_counter()
             best = self._tell_generation(number, search, population, scored)
             reached = settings.preset == "original" and best["sparsity"] >= stage.target
-            if reached or self._out_of_time():
+            if reached or number == settings.generations:
+                break
+            if self._out_of_time():
+                state.cut_short = True
                 break
             self._snapshot(at_most_every=SNAPSHOT_SECONDS)
         self._take_best(stage, search)
@@ -167,7 +185,10 @@ class Runner:
             # Once begun it is carried through: a resumed run does not ask again.
             needed = not stage.only_below_floor or state.step > stage.epochs
             needed = needed or (floor is not None and self._val_score() < floor)
-            if needed and not (stage.only_below_floor and state.step <= stage.epochs and self._out_of_time()):
+            may_wait = stage.only_below_floor and state.step <= stage.epochs
+            if needed and may_wait and self._out_of_time(short_epochs=0):
+                state.cut_short = True
+            elif needed:
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 
@@ -197,19 +218,22 @@ class Runner:
         self._snapshot()
 
     def _tuner(self, schedule: str, epochs: int, tighten: tuple[Stage, int, Tensor] | None = None) -> FineTuner:
-        settings, model = self.settings, self.task.model
+        model = self.task.model
         assert self.task.train is not None
-        recipe = Recipe(
-            epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer,
-            learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, schedule=schedule,  # type: ignore[arg-type]
-            distill=settings.distill,
-        )  # fmt: skip
         masks, tightening = self.state.now.masks, None
         if tighten is not None:
             stage, keep, log_share = tighten
             weights = {name: weight_of(model, name) for name in stage.layers}
             tightening = Tightening(weights, masks, keep, self.task.train.steps, log_share)
-        return FineTuner(model, masks, self.task.train, recipe, self.teacher, tightening)
+        return FineTuner(model, masks, self.task.train, self._recipe(schedule, epochs), self.teacher, tightening)
+
+    def _recipe(self, schedule: str, epochs: int) -> Recipe:
+        settings = self.settings
+        return Recipe(
+            epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer,
+            learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, schedule=schedule,  # type: ignore[arg-type]
+            distill=settings.distill,
+        )  # fmt: skip
 
     def _epochs(self, stage: Stage, schedule: str, first: int, last: int) -> None:
         state, settings = self.state, self.settings
@@ -304,13 +328,49 @@ class Runner:
     def _put(self, kept: Kept) -> None:
         self.task.model.load_state_dict(kept.model)
 
-    def _out_of_time(self) -> bool:
-        """Whether only the final fine-tuning still fits into the time limit."""
-        limit, state = self.settings.time_limit_seconds, self.state
+    def _check_fits(self, folder: Folder) -> None:
+        """Whether a snapshot is one of this model."""
+        state, shapes = self.state, {layer.name: layer.shape for layer in self.layers}
+        for kept in (state.accepted, state.now):
+            fits = {name: tuple(mask.shape) for name, mask in kept.masks.items()} == shapes
+            try:
+                self._put(kept)
+            except RuntimeError:
+                fits = False
+            if not fits:
+                raise EvopruneError(
+                    f"{folder.snapshot} does not fit the model: other layers or shapes; go on with the model that the"
+                    " run began with, or start over with --overwrite"
+                )
+
+    def _out_of_time(self, short_epochs: int | None = None) -> bool:
+        """Whether a stage's fine-tuning, and the final one, are all that still fits into the time limit."""
+        limit, settings = self.settings.time_limit_seconds, self.settings
         if limit is None:
             return False
-        epoch = state.finetune_seconds / state.finetune_epochs if state.finetune_epochs else 0.0
-        return self.elapsed() + epoch * self.settings.final_epochs >= limit
+        epochs = settings.final_epochs + (settings.finetune_epochs if short_epochs is None else short_epochs)
+        return self.elapsed() + self._epoch_seconds() * epochs >= limit
+
+    def _epochs_left(self, wanted: int) -> int:
+        """Epochs that fit into the time that is left, at least one."""
+        left = (self.settings.time_limit_seconds or 0.0) - self.elapsed()
+        return max(1, min(wanted, int(left / max(self._epoch_seconds(), 1e-9))))
+
+    def _epoch_seconds(self) -> float:
+        """Of the epochs so far; before the first, estimated from a few steps of a copy."""
+        state, train = self.state, self.task.train
+        if state.finetune_epochs or train is None:
+            return state.finetune_seconds / max(state.finetune_epochs, 1)
+        if self.first_epoch is None:
+            model, begun = copy.deepcopy(self.task.model), time.perf_counter()
+            self.task.val_score(model)
+            scoring = time.perf_counter() - begun
+            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), self._recipe("constant", 1), self.teacher)
+            tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
+            tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
+            tuner.epoch(0, self.settings.seed)
+            self.first_epoch = scoring + (time.perf_counter() - begun) / tuner.source.steps * train.steps
+        return self.first_epoch
 
     def _tell(self, event: str, **content: Any) -> None:
         record = {"event": event, "seconds": round(self.elapsed(), 3), **content}
@@ -348,7 +408,10 @@ class Runner:
         now = time.perf_counter()
         if self.folder is not None and now - self.last_snapshot >= at_most_every:
             self.state.seconds = now - self.started
-            save_state(self.state, self.folder.snapshot)
+            try:
+                save_state(self.state, self.folder.snapshot)
+            except EvopruneError as error:
+                raise EvopruneError(f"{error}, then `evoprune resume {self.folder.path}`") from error
             self.last_snapshot = now
 
 

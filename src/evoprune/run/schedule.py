@@ -106,7 +106,9 @@ def _original(
             )
     done = len(history)
     if out_of_time and done < len(stages):
-        tuned = not history or history[-1].polished or stages[-1].layers
+        if not history:
+            return stages[0]  # its search ends after one generation
+        tuned = history[-1].polished or stages[-1].layers
         return None if tuned else replace(stages[-1], index=done)
     return stages[done] if done < len(stages) else None
 
@@ -131,7 +133,8 @@ def _ladder(
         if long and accepted and not accepted[-1].polished:
             return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
         return None
-    name = f"all layers to {target:.2%}" if len(names) > 1 else f"{names[0]} to {target:.2%}"
+    several = f"{len(names)} layers" if settings.layers else "all layers"
+    name = f"{several if len(names) > 1 else names[0]} to {target:.2%}"
     goal = target in (settings.sparsity, *(settings.passes or [])[-1:])
     return Stage(index, name, names, index, target, short, long, only_below_floor=not goal and not settings.front)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
+from difflib import get_close_matches
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evoprune.core import EvopruneError
@@ -19,6 +20,8 @@ class Settings(BaseModel):
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
+    `directory` is where the run was started, and modules of one's own are imported from; `data_digest` tells whether
+    the data is still the same; `has_train` and `has_test` say what a run from Python was given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -61,9 +64,13 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(1, ge=1)
-    threads: int = Field(default_factory=lambda: max(1, len(os.sched_getaffinity(0))), ge=1)
+    threads: int = Field(default_factory=torch.get_num_threads, ge=1)
     score_name: str | None = None
     command: str | None = None
+    directory: str | None = None
+    data_digest: str | None = None
+    has_train: bool | None = None
+    has_test: bool | None = None
 
     @property
     def tightens(self) -> bool:
@@ -111,6 +118,14 @@ def make_settings(**given: Any) -> Settings:
         EvopruneError: a value is unknown or out of its range, or two contradict each other.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    for name in given.keys() - Settings.model_fields.keys():
+        near = get_close_matches(name, Settings.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else "leave it out"
+        raise EvopruneError(f"--{name.replace('_', '-')} {given[name]!r}: there is no such setting; {hint}")
+    if isinstance(given.get("passes"), int | float):
+        given["passes"] = [given["passes"]]
+    if isinstance(given.get("passes"), tuple):
+        given["passes"] = list(given["passes"])
     preset = given.get("preset", "default")
     defaults = dict(PRESETS.get(preset, {}))
     if preset == "original":

@@ -15,7 +15,7 @@ from evoprune.core import EvopruneError, Masks
 from evoprune.run.schedule import Outcome, Stage
 from evoprune.search import Population
 from evoprune.spaces import pack_bits, unpack_bits
-from evoprune.storage import save_tensors
+from evoprune.storage import save_tensors, shapes_of
 
 __all__ = ["FrontPoint", "Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
 
@@ -69,6 +69,8 @@ class RunState:
     finetune_seconds: float = 0.0
     finetune_epochs: int = 0
     seconds: float = 0.0
+    cut_short: bool = False
+    """Whether the time limit left something out that would have been done."""
     journal_bytes: int = 0
     population: Population | None = None
     """Between generations bit genomes are packed, eight a byte: see `packed`."""
@@ -115,7 +117,7 @@ def save_state(state: RunState, path: Path) -> None:
     plain["history"] = [asdict(outcome) for outcome in state.history]
     plain["front"] = [{"sparsity": point.sparsity, "score": point.score} for point in state.front]
     plain["stage"] = None if state.stage is None else asdict(state.stage)
-    save_tensors(tensors, path, {"state": json.dumps(plain)})
+    save_tensors(tensors, path, {"state": json.dumps(plain), "shapes": shapes_of(tensors)})
 
 
 def load_state(path: Path) -> RunState:
@@ -128,6 +130,8 @@ def load_state(path: Path) -> RunState:
         with safe_open(path, framework="pt") as file:
             plain: dict[str, Any] = json.loads((file.metadata() or {})["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (file.metadata() or {})["shapes"] != shapes_of(tensors):
+                raise ValueError("it lacks tensors that it was written with, or they have other shapes")
         plain["history"] = [Outcome.from_json(record) for record in plain["history"]]
         if plain["stage"] is not None:
             plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
@@ -153,7 +157,7 @@ def load_state(path: Path) -> RunState:
             warm=_under(tensors, "warm/"),
             **plain,
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise EvopruneError(
             f"cannot go on from {path}: {error or type(error).__name__}; the run folder is damaged or"
             " incomplete, start it again with --overwrite"

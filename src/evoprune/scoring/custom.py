@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isnan
+from math import inf, isnan
 from typing import Any
 
 from torch import nn
@@ -42,6 +42,8 @@ class CallableScore:
             raise EvopruneError(
                 f"the score function {name} returned a {type(value).__name__}; expected a number"
             ) from error
+        if number == inf:
+            raise EvopruneError(f"the score function {name} returned infinity; expected a finite number")
         if isnan(number):
             raise EvopruneError(f"the score function {name} returned NaN; expected a number, higher is better")
         return number

@@ -92,7 +92,15 @@ class DataScore(ABC):
         with evaluating(model):
             for first in range(0, self.samples, BATCH_SIZE):
                 part = slice(first, min(first + BATCH_SIZE, self.samples))
-                outputs = model(self.inputs[part].to(device))
+                inputs = self.inputs[part].to(device)
+                try:
+                    outputs = model(inputs)
+                except Exception as error:  # whatever a user's model says about these inputs
+                    said = (str(error).strip().splitlines() or ["no message"])[0]
+                    raise EvopruneError(
+                        f"the model cannot take the scoring data, {inputs.dtype} of shape {tuple(inputs.shape)}:"
+                        f" {type(error).__name__}: {said}"
+                    ) from error
                 self.check_outputs(outputs, part.stop - part.start)
                 yield outputs.float(), part
 

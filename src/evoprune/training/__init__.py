@@ -2,10 +2,10 @@
 
 from evoprune.training.epoch import train_epoch
 from evoprune.training.recipe import Recipe
-from evoprune.training.source import BatchSource, LoaderSource, TensorSource, as_source, first_samples
+from evoprune.training.source import BatchSource, FirstSteps, LoaderSource, TensorSource, as_source, first_samples
 from evoprune.training.state import optimizer_from_tensors, optimizer_to_tensors
 
 __all__ = [
-    "BatchSource", "LoaderSource", "Recipe", "TensorSource", "as_source", "first_samples",
+    "BatchSource", "FirstSteps", "LoaderSource", "Recipe", "TensorSource", "as_source", "first_samples",
     "optimizer_from_tensors", "optimizer_to_tensors", "train_epoch",
 ]  # fmt: skip

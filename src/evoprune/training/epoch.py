@@ -44,7 +44,7 @@ def train_epoch(
     device = next(model.parameters()).device
     total, samples = torch.zeros((), device=device), 0
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(rng.initial_seed())
         for step, (inputs, targets, answers) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError
 from evoprune.training.random_state import OwnRandomState
 
-__all__ = ["Batch", "BatchSource", "LoaderSource", "TensorSource", "as_source", "first_samples"]
+__all__ = ["Batch", "BatchSource", "FirstSteps", "LoaderSource", "TensorSource", "as_source", "first_samples"]
 
 
 class Batch(NamedTuple):
@@ -144,6 +145,17 @@ class LoaderSource:
                     f"the training data gives {type(batch).__name__} where (inputs, targets) was expected"
                 ) from error
             yield Batch(inputs.to(self.device), targets.to(self.device))
+
+
+class FirstSteps:
+    """The first batches of every epoch of another source, to time a few steps."""
+
+    def __init__(self, source: BatchSource, steps: int) -> None:
+        self.source, self.steps = source, min(steps, source.steps)
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        """As of the source."""
+        return islice(self.source.batches(rng), self.steps)
 
 
 def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:

@@ -54,18 +54,19 @@ BUILT_IN: dict[str, BuiltIn] = {
 PLANNED = ("resnet18",)
 
 
-def load_model(spec: str, seed: int = 0) -> nn.Module:
+def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Module:
     """Make a model; weights that its factory draws at random depend on `seed` only.
 
     Args:
         spec: a built-in name (`lenet5`) or `package.module:factory`, a callable without arguments that
             returns an nn.Module. The current directory is importable, as with `python -m`.
         seed: for the random weights; the global random state is left as found.
+        directory: importable, too: where the run that names the model was started.
 
     Raises:
         EvopruneError: unknown name, or a factory that cannot be imported, fails or returns something else.
     """
-    factory = _factory(spec)
+    factory = _factory(spec, directory)
     with seeded(seed):
         try:
             model = factory()
@@ -84,7 +85,7 @@ def default_checkpoint(spec: str) -> Path | None:
     return Path(__file__).parent / "checkpoints" / built_in.checkpoint
 
 
-def _factory(spec: str) -> Callable[[], object]:
+def _factory(spec: str, directory: str | None) -> Callable[[], object]:
     if spec in BUILT_IN:
         return BUILT_IN[spec].factory
     if spec in PLANNED:
@@ -97,17 +98,22 @@ def _factory(spec: str) -> Callable[[], object]:
         near = get_close_matches(spec.lower(), [*BUILT_IN, *PLANNED], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise EvopruneError(f"unknown model {spec!r}: expected {', '.join(BUILT_IN)} or package.module:factory{hint}")
-    return _import(spec, module_name, attribute)
+    return _import(spec, module_name, attribute, directory)
 
 
-def _import(spec: str, module_name: str, attribute: str) -> Callable[[], object]:
+def _import(spec: str, module_name: str, attribute: str, directory: str | None) -> Callable[[], object]:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+    if directory is not None and directory not in sys.path:
+        sys.path.insert(0, directory)
     try:
         module = import_module(module_name)
     except Exception as error:  # a missing module, or whatever a user's module raises
-        raise EvopruneError(f"model {spec!r}: importing {module_name} failed with {_said(error)}") from error
+        raise EvopruneError(
+            f"model {spec!r}: importing {module_name} failed with {_said(error)}; modules are looked for in"
+            f" {directory or here} and on PYTHONPATH"
+        ) from error
     found = module
     for part in attribute.split("."):
         if not hasattr(found, part):

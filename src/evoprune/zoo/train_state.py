@@ -12,7 +12,7 @@ import torch
 from torch import nn, optim
 
 from evoprune.core import EvopruneError
-from evoprune.storage import read_tensors, save_tensors
+from evoprune.storage import read_tensors, save_tensors, shapes_of
 from evoprune.training import Recipe, optimizer_from_tensors, optimizer_to_tensors
 from evoprune.zoo.data import Data
 
@@ -36,7 +36,8 @@ def save_state(
     """Write all that the next epoch needs, atomically."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"optimizer/{name}": value for name, value in optimizer_to_tensors(optimizer).items()}
-    save_tensors(tensors, part, {"settings": json.dumps(settings), "history": json.dumps(history)})
+    metadata = {"settings": json.dumps(settings), "history": json.dumps(history), "shapes": shapes_of(tensors)}
+    save_tensors(tensors, part, metadata)
 
 
 def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: Settings) -> list[Epoch]:
@@ -48,8 +49,11 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
     try:
         tensors, metadata = read_tensors(part)
         found, history = json.loads(metadata["settings"]), json.loads(metadata["history"])
+        whole = metadata["shapes"] == shapes_of(tensors)
     except (EvopruneError, KeyError, ValueError) as error:
         raise EvopruneError(f"{part} is damaged; delete it to train from the start") from error
+    if not whole:
+        raise EvopruneError(f"{part} lacks tensors or holds others; delete it to train from the start")
     if found != settings:
         differing = ", ".join(key for key in settings if found.get(key) != settings[key])
         raise EvopruneError(

@@ -1,0 +1,213 @@
+"""Tasks: from objects that a Python user gives, or from the names in a run's settings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, prunable_layers
+from evoprune.run import Settings, Task
+from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, evaluating
+from evoprune.training import BatchSource, TensorSource, as_source, first_samples
+from evoprune.zoo import BUILT_IN, DATA_NAMES, Data, check_data_fits, default_checkpoint, load_checkpoint, load_data
+from evoprune.zoo import load_model as load_by_name
+
+__all__ = [
+    "check_dense",
+    "device_of_settings",
+    "given_task",
+    "load_weights",
+    "named_model",
+    "named_task",
+    "read_weights",
+]
+
+SAMPLES = 3000
+"""Training samples that guidance looks at."""
+log = logging.getLogger("evoprune")
+
+
+def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, test: Any, settings: Settings) -> Task:
+    """What was given from Python, checked as far as one batch shows it."""
+    device = device_of_settings(settings)
+    model.to(device)
+    source = None if train is None else as_source(train, settings.batch_size, device)
+    samples = None
+    if source is not None:
+        samples = first_samples(source, SAMPLES)
+    elif isinstance(score, DataScore):
+        samples = (score.inputs[:SAMPLES].to(device), score.targets[:SAMPLES].to(device))
+    layers = prunable_layers(model, settings.include_norm)
+    task = Task(model, layers, score, source, samples, None if test is None else as_score(test))
+    if source is not None and samples is not None:
+        _check_training(model, source, samples, settings)
+    return task
+
+
+def named_task(
+    settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None, same_data: bool = False
+) -> tuple[Task, Settings]:
+    """Model, checkpoint and data of the settings; the settings come back with the names that were used.
+
+    Args:
+        settings: of the run.
+        weights: of a run folder; with them the checkpoint is not read.
+        source: where they are from, for messages.
+        same_data: whether data that changed since the run began is an error; else it is a warning.
+    """
+    model = named_model(settings, weights, source)
+    checkpoint = settings.checkpoint or default_checkpoint(settings.model)
+    name = settings.data or (BUILT_IN[settings.model].data if settings.model in BUILT_IN else None)
+    if name is None:
+        raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
+    data = load_data(name)
+    if weights is None and checkpoint is None:
+        log.warning(
+            "no checkpoint: %s is pruned with the weights that its factory gives; if those are not trained,"
+            " pass --checkpoint FILE",
+            settings.model,
+        )
+    if name == "mnist-sample" and checkpoint == default_checkpoint("lenet5"):
+        log.warning(
+            "the shipped LeNet-5 has seen the images of mnist-sample in training, so its accuracy there proves nothing;"
+            " use --data mnist, or train one: evoprune train lenet5 --data mnist-sample --out FILE"
+        )
+    digest = _digest(data)
+    if settings.data_digest not in (None, digest):
+        changed = f"the data {name} is not what it was when the run began"
+        if same_data:
+            raise EvopruneError(f"{changed}; put it back, or start over with --overwrite")
+        log.warning("%s; scores cannot be compared with the recorded ones", changed)
+    check_data_fits(model, data)
+    device = device_of_settings(settings)
+    model.to(device)
+    train = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, device=device)
+    task = Task(
+        model,
+        prunable_layers(model, settings.include_norm),
+        Accuracy(data.val.inputs.to(device), data.val.targets.to(device)),
+        train,
+        first_samples(train, SAMPLES),
+        Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
+    )
+    used = {
+        "data": name if name in DATA_NAMES else str(Path(name).resolve()),
+        "data_digest": settings.data_digest or digest,
+        "checkpoint": None if checkpoint is None else str(Path(checkpoint).resolve()),
+        "score_name": "accuracy", "directory": settings.directory or str(Path.cwd()),
+    }  # fmt: skip
+    return task, settings.model_copy(update=used)
+
+
+def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None) -> nn.Module:
+    """The model of the settings with `weights`, or with those of its checkpoint."""
+    if settings.data is None and weights is not None:
+        raise EvopruneError(
+            "this run was started from Python with a model of its own; go on with"
+            " evoprune.resume(folder, model, score, train=...), or load model.safetensors from the folder"
+        )
+    model = load_by_name(settings.model, directory=settings.directory)
+    checkpoint = settings.checkpoint or default_checkpoint(settings.model)
+    if weights is not None:
+        load_weights(model, weights, source)
+    elif checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+def check_dense(task: Task, dense_val_score: float) -> None:
+    """Refuse a model that is broken; warn of one that does not know its data.
+
+    Raises:
+        EvopruneError: a weight or the score is not finite.
+    """
+    for name, parameter in task.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise EvopruneError(f"the model's {name} has NaN or infinite values; give a model with finite weights")
+    if abs(dense_val_score) == float("inf"):
+        raise EvopruneError(f"the score of the dense model is {dense_val_score}; expected a finite number")
+    score = task.val_score
+    if isinstance(score, Accuracy):
+        classes = len(score.targets.unique())
+        chance = 1 / classes
+        if classes > 1 and dense_val_score < chance + 3 * (chance * (1 - chance) / score.samples) ** 0.5:
+            log.warning(
+                "the dense model's validation accuracy is %.4f, about what guessing gives with %d classes; is it"
+                " trained, and are these its data and labels?",
+                dense_val_score, classes,
+            )  # fmt: skip
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a run folder."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise EvopruneError(
+            f"cannot read {path}: {error}; the run folder is damaged: put the file back from a copy, or start over"
+            " with --overwrite"
+        ) from error
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
+    """Put a run folder's weights into its model."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise EvopruneError(
+            f"{source} does not fit the model {type(model).__name__}: other names or shapes; go on with the model, and"
+            " the code of it, that the run began with"
+        ) from error
+
+
+def device_of_settings(settings: Settings) -> torch.device:
+    """The device of the settings; `auto` takes the GPU where there is one."""
+    wanted = settings.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise EvopruneError("--device cuda: this PyTorch sees no GPU; use --device cpu or install a CUDA build")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor, Tensor], settings: Settings) -> None:
+    """Whether the loss of a few samples can be computed, and lead anywhere, before a search has been paid for."""
+    epochs = settings.finetune_epochs + settings.final_epochs
+    if epochs and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise EvopruneError(
+            "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
+        )
+    targets = source.targets if isinstance(source, TensorSource) else samples[1]
+    try:
+        with evaluating(model):
+            outputs = model(samples[0][:2])
+        F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
+    except Exception as error:  # whatever a user's model says about its data
+        said = (str(error).strip().splitlines() or ["no message"])[0]
+        raise EvopruneError(
+            f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model:"
+            f" {type(error).__name__}: {said}"
+        ) from error
+    if targets.dim() == 1 and not targets.is_floating_point():
+        lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+        if lowest < 0 or highest >= classes:
+            raise EvopruneError(
+                f"the training data has label {lowest if lowest < 0 else highest}, but the model has {classes}"
+                f" outputs; expected class numbers from 0 to {classes - 1}"
+            )
+
+
+def _digest(data: Data) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for split in (data.train, data.val, data.test):
+        for tensor in (split.inputs, split.targets):
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
