@@ -90,7 +90,7 @@ def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -
         if "folder" in point:
             masks = load_masks(folder / point["folder"] / "masks.safetensors", layers)
             weights, _ = read_tensors(folder / point["folder"] / "model.safetensors")
-            points.append(FrontPoint(point["sparsity"], point["score"], Kept(weights, masks, {})))
+            points.append(FrontPoint(point["sparsity"], point["score"], Kept(weights, masks, {}, {})))
     return points
 
 
