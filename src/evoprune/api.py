@@ -51,6 +51,8 @@ Score = Callable[[nn.Module], float]
 
 FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
+UNTUNED_GENERATIONS = 40
+"""By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
 
 
 def prune(
@@ -73,7 +75,7 @@ def prune(
         score: model -> float, higher is better, or a score built from data, such as
             `evoprune.accuracy(loader)`, which is far faster since candidates are scored in batches.
         train: batches for fine-tuning: a DataLoader, a list of (inputs, targets), or a pair of tensors;
-            without it nothing is fine-tuned.
+            without it nothing is fine-tuned, and the search has more generations by default.
         test: another score, read once at the end for the dense and the pruned model.
         layers: names of the layers to prune; all prunable ones by default.
         out: run folder for journal, snapshots, masks, weights and the report; nothing is written without it.
@@ -99,6 +101,8 @@ def prune(
     name = getattr(score, "function", score)
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", getattr(name, "__name__", type(name).__name__).lower())
+    if train is None and settings.get("preset", "default") == "default":
+        settings.setdefault("generations", UNTUNED_GENERATIONS)
     names = [layers] if isinstance(layers, str) else layers
     chosen = make_settings(layers=list(names) if names is not None else None, **settings)
     chosen = chosen.model_copy(update={"has_train": train is not None, "has_test": test is not None})

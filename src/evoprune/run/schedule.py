@@ -16,7 +16,7 @@ FIRST_STEPS, LATER_STEPS = 0.35, 0.7
 """Share of the weights that a pass of the default ladder keeps: half at first, more where it hurts."""
 LATER = 0.15
 TRIES_AT_FLOOR = 2
-"""Failed targets before the ladder ends at the last one that held the floor."""
+"""Failed targets before the ladder ends at the last one that held the floor; while none has held, it tries on."""
 NEAR = 0.8
 """It also ends once the last target that held keeps so little more than one that failed: failed / held."""
 FRONT_STAGES_BELOW = 2
@@ -150,7 +150,7 @@ def _next_target(
     density = 1 - accepted[-1].target if accepted else 1.0
     if failed:
         too_few = 1 - min(outcome.target for outcome in failed)
-        if len(failed) >= TRIES_AT_FLOOR or too_few > NEAR * density:
+        if (accepted and len(failed) >= TRIES_AT_FLOOR) or too_few > NEAR * density:
             return None
         return 1 - math.sqrt(density * too_few)
     density *= FIRST_STEPS if density > LATER else LATER_STEPS
