@@ -135,6 +135,8 @@ def _ladder(
         return None
     several = f"{len(names)} layers" if settings.layers else "all layers"
     name = f"{several if len(names) > 1 else names[0]} to {target:.2%}"
+    if target <= 1 - LATER and not settings.passes:
+        short = (short + 1) // 2  # while much is left to prune, little is lost
     goal = target in (settings.sparsity, *(settings.passes or [])[-1:])
     return Stage(index, name, names, index, target, short, long, only_below_floor=not goal and not settings.front)
 

@@ -78,8 +78,8 @@ class Recipe:
         if self.optimizer == "sgd":
             return optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
         if self.optimizer == "adam":
-            return optim.Adam(groups, lr=self.learning_rate)
-        return optim.AdamW(groups, lr=self.learning_rate)
+            return optim.Adam(groups, lr=self.learning_rate, fused=True)
+        return optim.AdamW(groups, lr=self.learning_rate, fused=True)
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate when the share `progress` (0 to 1) of all steps is done."""
