@@ -26,6 +26,13 @@ def write(name: str, content: dict[str, Any]) -> Path:
     return path
 
 
+def earlier(name: str) -> dict[str, Any]:
+    """What benchmarks/results/<name>.json holds now; nothing if it is not there."""
+    path = RESULTS / f"{name}.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
 def machine() -> dict[str, Any]:
     """The hardware and the versions that matter."""
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ": " + platform.processor())

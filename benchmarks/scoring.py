@@ -186,7 +186,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "This DataLoader will create 4 worker")  # on fewer cores: what the reference has
-    content: dict[str, Any] = {"candidates": CANDIDATES, "seed": 0, "models": {}}
+    content: dict[str, Any] = {
+        "candidates": CANDIDATES,
+        "seed": 0,
+        "models": record.earlier("scoring").get("models", {}),
+    }
     for name in args.models:
         torch.manual_seed(0)
         model = load_model(name) if name in BUILT_IN else resnet18()
@@ -203,7 +207,7 @@ def main() -> None:
             print(f"{name} {layer:16} reference {row['reference_s']:.2f} s  {ours}", flush=True)
         means = {key: math.exp(float(np.mean([math.log(row[key]["ratio"]) for row in rows]))) for key in KINDS}
         entry = {"layers": rows, "geometric_mean": means, "samples": SAMPLES[name]}
-        content["models"][name] = entry | {"weights": "trained" if checkpoint else "random"}
+        content["models"][name] = entry | {"commit": record.commit(), "weights": "trained" if checkpoint else "random"}
         print(f"{name}: geometric mean " + "  ".join(f"{key} x{mean:.0f}" for key, mean in means.items()))
         record.write("scoring", content)
 

@@ -18,8 +18,8 @@ from evoprune.scoring import DataScore, evaluating
 
 __all__ = ["Needs", "SampledEvaluator"]
 
-BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 512 << 20}
-"""Largest value of a block of candidates times samples: on a CPU it should stay in the caches."""
+BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+"""Largest value of a block of candidates times samples; on a CPU it should stay in the caches (docs/LOG.md)."""
 SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS = 64, 1024, 8
 """Samples of a chunk, and how many chunks there should at least be, so that candidates can stop early."""
 
