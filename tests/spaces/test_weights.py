@@ -34,6 +34,14 @@ def test_plans_are_views_of_the_right_shapes() -> None:
     assert plans["one"][3, 0, 0] == genomes[3, 72]
 
 
+def test_sparsity_is_the_share_of_zeros() -> None:
+    genomes = bits(5, 108)
+    genomes[0], genomes[1] = True, False
+    found = WeightSpace(LAYERS).sparsity(genomes)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, 1 - genomes.double().mean(1))
+
+
 def test_masks_are_copies_of_one_genome() -> None:
     genome = bits(108)
     masks = WeightSpace(LAYERS).masks(genome)
