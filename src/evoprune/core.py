@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "generator", "prunable_layers", "resolve_layers", "sparsity_of", "strip_module_prefix",
+    "generator", "prunable_layers", "resolve_layers", "said", "sparsity_of", "strip_module_prefix",
     "weight_of",
 ]  # fmt: skip
 
@@ -86,6 +86,11 @@ class Evaluator(Protocol):
             floor: a candidate whose score provably stays below may be stopped early.
         """
         ...
+
+
+def said(error: Exception) -> str:
+    """The kind of somebody else's error and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
 
 def strip_module_prefix(name: str) -> str:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, prunable_layers
+from evoprune.core import EvopruneError, prunable_layers, said
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, evaluating
 from evoprune.training import BatchSource, TensorSource, as_source, first_samples
@@ -191,10 +191,8 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
             outputs = model(samples[0][:2])
         F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
     except Exception as error:  # whatever a user's model says about its data
-        said = (str(error).strip().splitlines() or ["no message"])[0]
         raise EvopruneError(
-            f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model:"
-            f" {type(error).__name__}: {said}"
+            f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
         ) from error
     if targets.dim() == 1 and not targets.is_floating_point():
         lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[1]

@@ -14,7 +14,6 @@ from evoprune.run.result import (
     file_bytes,
     front_folder,
     non_dominated,
-    non_dominated_points,
     save_front,
     versions,
 )
@@ -79,9 +78,10 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "finetune": {"epochs": state.finetune_epochs, "seconds": round(state.finetune_seconds, 3)},
         "seconds": round(runner.elapsed(), 3),
     }
-    points = non_dominated_points(state.front)
+    points = non_dominated(state.front, lambda point: point.score)
+    stages = non_dominated(state.history, lambda outcome: outcome.val_score)
     front = [{"sparsity": point.sparsity, "score": point.score} for point in points]
-    front = front or non_dominated(state.history)
+    front = front or [{"sparsity": outcome.sparsity, "score": outcome.val_score} for outcome in stages]
     folders = [{"folder": front_folder(index)} for index in range(len(points))] or [{}] * len(front)
     summary["front"] = [entry | folder for entry, folder in zip(front, folders, strict=True)]
     result = Result(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from evoprune.storage import read_tensors, save_tensors, write_json
 from evoprune.surgery import load_masks, save_masks
 
 __all__ = [
-    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "non_dominated_points", "read_points",
-    "save_front", "versions",
+    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "read_points", "save_front",
+    "versions",
 ]  # fmt: skip
+
+P = TypeVar("P", Outcome, FrontPoint)
 
 
 @dataclass
@@ -124,20 +126,11 @@ def file_bytes(model: nn.Module) -> int:
         return path.stat().st_size
 
 
-def non_dominated(history: Sequence[Outcome]) -> list[dict[str, float]]:
-    """The outcomes that no other one beats or equals in both sparsity and score."""
-    best: list[dict[str, float]] = []
-    for outcome in sorted(history, key=lambda o: (-o.sparsity, -o.val_score)):
-        if not best or outcome.val_score > best[-1]["score"]:
-            best.append({"sparsity": outcome.sparsity, "score": outcome.val_score})
-    return best[::-1]
-
-
-def non_dominated_points(points: Sequence[FrontPoint]) -> list[FrontPoint]:
+def non_dominated(points: Sequence[P], score: Callable[[P], float]) -> list[P]:
     """The points that no other one beats or equals in both sparsity and score, by rising sparsity."""
-    best: list[FrontPoint] = []
-    for point in sorted(points, key=lambda p: (-p.sparsity, -p.score)):
-        if not best or point.score > best[-1].score:
+    best: list[P] = []
+    for point in sorted(points, key=lambda p: (-p.sparsity, -score(p))):
+        if not best or score(point) > score(best[-1]):
             best.append(point)
     return best[::-1]
 

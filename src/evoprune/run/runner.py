@@ -200,10 +200,9 @@ class Runner:
         state, begun = self.state, time.perf_counter()
         evolved, start, tried = state.shares["log_share"], state.now, []
         sizes = [weight_of(self.task.model, name).numel() for name in stage.layers]
-        keep = max(len(sizes), round((1 - stage.target) * sum(sizes)))
         for log_share in (torch.zeros_like(evolved), evolved):
             self._put(start)
-            tuner = self._tuner("constant", 1, (stage, keep, log_share))
+            tuner = self._tuner("constant", 1, (stage, stage.keep(sizes), log_share))
             loss = tuner.epoch(0, self.settings.seed, stage.index, 0, 1)
             kept = self._kept(dict(tuner.masks), start.values)
             tried.append((self._val_score(), kept, tuner.state(), loss))

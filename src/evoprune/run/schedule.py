@@ -48,6 +48,10 @@ class Stage:
     final_epochs: int = 0
     only_below_floor: bool = False
 
+    def keep(self, sizes: Sequence[int]) -> int:
+        """Weights that stay at the target, of layers of these sizes: one a layer at least."""
+        return max(len(sizes), round((1 - self.target) * sum(sizes)))
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -129,7 +129,8 @@ def make_search(
     if settings.preset == "original":
         space, algorithm = _original(layers, settings, state.warm.get(stage.name))
     else:
-        keep, present = _kept_weights(layers, state, stage)
+        keep = stage.keep([layer.size for layer in layers])
+        present = sum(int(state.now.masks[layer.name].count_nonzero()) for layer in layers)
         smallest, place = LOWEST_SHARE * keep / max(present, 1), (settings.seed, stage.index, PRIORITY_STREAM)
         # Guidance looks at the pruned model.
         now = state.now
@@ -165,13 +166,6 @@ def _original(layers: Sequence[Layer], settings: Settings, warm: Tensor | None) 
         space.genes, settings.population, settings.crossover_rate, settings.mutation_rate,
         settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.genes),
     )  # fmt: skip
-
-
-def _kept_weights(layers: Sequence[Layer], state: RunState, stage: Stage) -> tuple[int, int]:
-    """Weights of the stage's layers that stay at its end, and that are there now."""
-    weights = sum(layer.size for layer in layers)
-    present = sum(int(state.now.masks[layer.name].count_nonzero()) for layer in layers)
-    return max(len(layers), round((1 - stage.target) * weights)), present
 
 
 def _default(

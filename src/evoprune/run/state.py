@@ -103,8 +103,8 @@ def save_state(state: RunState, path: Path) -> None:
     for name, kept in [("now", state.now), ("accepted", state.accepted), *points]:
         for part in fields(Kept):
             for key, tensor in getattr(kept, part.name).items():
-                packed = pack_bits(tensor.flatten()) if part.name == "masks" else tensor
-                tensors[f"{name}/{part.name}/{key}"] = packed
+                written = pack_bits(tensor.flatten()) if part.name == "masks" else tensor
+                tensors[f"{name}/{part.name}/{key}"] = written
     if state.population is not None:
         tensors["population/genomes"] = state.population.genomes
         tensors["population/fitness"] = state.population.fitness

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, said
 from evoprune.scoring.modes import device_of, evaluating
 from evoprune.scoring.samples import as_tensors
 
@@ -96,10 +96,9 @@ class DataScore(ABC):
                 try:
                     outputs = model(inputs)
                 except Exception as error:  # whatever a user's model says about these inputs
-                    said = (str(error).strip().splitlines() or ["no message"])[0]
                     raise EvopruneError(
                         f"the model cannot take the scoring data, {inputs.dtype} of shape {tuple(inputs.shape)}:"
-                        f" {type(error).__name__}: {said}"
+                        f" {said(error)}"
                     ) from error
                 self.check_outputs(outputs, part.stop - part.start)
                 yield outputs.float(), part

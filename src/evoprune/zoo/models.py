@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, said
 from evoprune.training import Recipe
 from evoprune.zoo.lenet import lenet5
 from evoprune.zoo.lenet_caffe import lenet5_caffe
@@ -71,7 +71,7 @@ def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Mod
         try:
             model = factory()
         except Exception as error:  # whatever a user's factory raises
-            raise EvopruneError(f"model {spec!r}: its factory failed with {_said(error)}") from error
+            raise EvopruneError(f"model {spec!r}: its factory failed with {said(error)}") from error
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model {spec!r}: its factory returned a {type(model).__name__}, not an nn.Module")
     return model
@@ -111,7 +111,7 @@ def _import(spec: str, module_name: str, attribute: str, directory: str | None) 
         module = import_module(module_name)
     except Exception as error:  # a missing module, or whatever a user's module raises
         raise EvopruneError(
-            f"model {spec!r}: importing {module_name} failed with {_said(error)}; modules are looked for in"
+            f"model {spec!r}: importing {module_name} failed with {said(error)}; modules are looked for in"
             f" {directory or here} and on PYTHONPATH"
         ) from error
     found = module
@@ -127,7 +127,3 @@ def _import(spec: str, module_name: str, attribute: str, directory: str | None) 
         )
     factory: Callable[[], object] = found
     return factory
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
