@@ -111,3 +111,33 @@ def test_an_optimizers_state_round_trips(optimizer: Any) -> None:
     again = optimizer_to_tensors(second)
     assert again.keys() == tensors.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_images_grow_to_their_full_size() -> None:
+    recipe = Recipe(epochs=8, first_size=16)
+    assert [recipe.size_at(epoch, 32) for epoch in range(8)] == [16, 16, 20, 24, 24, 28, 32, 32]
+    assert [Recipe(epochs=2).size_at(epoch, 32) for epoch in range(2)] == [32, 32]
+    assert Recipe(epochs=2, first_size=32).size_at(0, 28) == 28, "never larger than they are"
+
+
+def test_an_epoch_of_smaller_images_in_bfloat16() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.conv(images)
+            assert logits.dtype == torch.bfloat16
+            seen.append(tuple(images.shape))
+            return logits.mean((2, 3))
+
+    net, recipe = Net(), Recipe(epochs=4, first_size=8, precision="bfloat16")
+    source = TensorSource(torch.rand(8, 1, 12, 12), torch.arange(8) % 2, 4)
+    optimizer = recipe.make_optimizer(net)
+    for epoch in range(4):
+        train_epoch(net, source, recipe, optimizer, epoch, torch.Generator().manual_seed(0))
+    assert seen == [(4, 1, 8, 8)] * 6 + [(4, 1, 12, 12)] * 2
+    assert net.conv.weight.dtype == torch.float32

@@ -195,3 +195,15 @@ def test_first_samples_are_pairs_and_always_the_same(count: int) -> None:
         before = torch.get_rng_state()
         assert torch.equal(first_samples(source, count)[1], targets)
         assert torch.equal(before, torch.get_rng_state())
+
+
+def test_cutout_fills_one_square_in_each_image() -> None:
+    source = TensorSource(torch.ones(300, 2, 8, 8), torch.arange(300), 300, cutout=3, fill=torch.full((2, 1, 1), -5.0))
+    ((inputs, *_),) = source.batches(rng())
+    cut = inputs == -5
+    assert torch.equal(inputs == 1, ~cut)
+    assert torch.equal(cut[:, 0], cut[:, 1])
+    rows, columns = cut[:, 0].any(2).sum(1), cut[:, 0].any(1).sum(1)
+    assert torch.equal(cut[:, 0].sum((1, 2)), rows * columns), "a full rectangle"
+    assert set(rows.tolist()) == {2, 3}, "cut at the edge where its centre is the first or last row"
+    assert torch.equal(inputs[0], next(iter(source.batches(rng()))).inputs[0])

@@ -139,14 +139,13 @@ def test_own_factories_in_the_current_directory(module: str, factory: str) -> No
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet18", "'resnet18' is not built in yet, it comes with a later version"),
         (
             "lenet",
-            "unknown model 'lenet': expected lenet5, lenet5-caffe or package.module:factory; did you mean lenet5",
+            "unknown model 'lenet': expected lenet5, lenet5-caffe, resnet18 or package.module:factory; did you mean lenet5",
         ),
         ("LeNet-5", "did you mean lenet5"),
         ("lenet5_caffe", "did you mean lenet5-caffe"),
-        ("gpt", "unknown model 'gpt': expected lenet5, lenet5-caffe or package.module:factory$"),
+        ("gpt", "unknown model 'gpt': expected lenet5, lenet5-caffe, resnet18 or package.module:factory$"),
         ("my_models:", "unknown model"),
         ("my_models:Nett", "my_models has no Nett; did you mean Net"),
         ("my_models:size", "size is a int; expected one that gives an nn.Module"),

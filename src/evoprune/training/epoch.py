@@ -46,15 +46,17 @@ def train_epoch(
     model.train()
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(rng.initial_seed())
-        for step, (inputs, targets, answers) in enumerate(source.batches(rng)):
+        for step, (images, targets, answers) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            logits = model(inputs)
+            inputs = _scaled(images, recipe, epoch)
+            with recipe.autocast(device):
+                logits = model(inputs).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
             if teacher is not None:
-                with torch.no_grad():
-                    target = teacher(inputs) if answers is None else answers
+                with torch.no_grad(), recipe.autocast(device):
+                    target = teacher(inputs).float() if answers is None else answers
                 loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, target, recipe.temperature)
             optimizer.zero_grad()
             loss.backward()
@@ -69,6 +71,12 @@ def train_epoch(
             f"the training loss is {mean} in epoch {epoch + 1}; try a lower learning rate than {recipe.learning_rate:g}"
         )
     return mean
+
+
+def _scaled(inputs: Tensor, recipe: Recipe, epoch: int) -> Tensor:
+    if inputs.dim() != 4 or (size := recipe.size_at(epoch, inputs.shape[-1])) == inputs.shape[-1]:
+        return inputs
+    return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
 
 
 def _distillation(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import nn, optim
 
 from evoprune.core import EvopruneError
@@ -14,6 +15,10 @@ __all__ = ["Recipe"]
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
+Precision = Literal["float32", "bfloat16"]
+
+GROWTH = 4
+"""Pixels by which images grow, where a training begins with smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class Recipe:
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
         shift: each image is moved by up to this many pixels both ways, black coming in at the edge.
         flip: mirror every second image, drawn at random; for photographs, not for digits.
+        cutout: a square of this many pixels a side is made black in each image, anywhere, even partly outside
+            (DeVries & Taylor 2017).
+        first_size: pixels a side that images are scaled down to in the first epoch; they grow by 4 at a time and
+            have their full size in the last quarter of the epochs (progressive resizing: Howard 2018). 0 trains
+            at full size throughout. Needs a model that takes images of any size.
+        precision: of the model's passes; the weights are float32 either way (autocast).
         distill: share of the loss that asks for the teacher's outputs instead of the labels, when there is
             a teacher (knowledge distillation: Hinton et al. 2015).
         temperature: by which both models' logits are divided for that share.
@@ -48,6 +59,9 @@ class Recipe:
     label_smoothing: float = 0.0
     shift: int = 0
     flip: bool = False
+    cutout: int = 0
+    first_size: int = 0
+    precision: Precision = "float32"
     distill: float = 0.5
     temperature: float = 2.0
 
@@ -61,6 +75,9 @@ class Recipe:
             "schedule": (self.schedule in get_args(Schedule), "one of " + ", ".join(get_args(Schedule))),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
             "shift": (self.shift >= 0, "0 or more pixels"),
+            "cutout": (self.cutout >= 0, "0 or more pixels"),
+            "first_size": (self.first_size >= 0, "0 or more pixels"),
+            "precision": (self.precision in get_args(Precision), "one of " + ", ".join(get_args(Precision))),
             "distill": (0 <= self.distill <= 1, "from 0 to 1"),
             "temperature": (0 < self.temperature < math.inf, "above 0"),
         }
@@ -81,6 +98,10 @@ class Recipe:
             return optim.Adam(groups, lr=self.learning_rate, fused=True)
         return optim.AdamW(groups, lr=self.learning_rate, fused=True)
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """A context in which a model's passes run in `precision`."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate when the share `progress` (0 to 1) of all steps is done."""
         if self.schedule == "constant":
@@ -89,3 +110,11 @@ class Recipe:
         if progress < warmup:
             return self.learning_rate * max(progress / warmup, 0.04)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+    def size_at(self, epoch: int, full: int) -> int:
+        """Pixels a side of the images of `epoch`, counted from 0, where `full` is what they have."""
+        if not 0 < self.first_size < full:
+            return full
+        stages = math.ceil((full - self.first_size) / GROWTH)  # smaller than full, all of them equally long
+        stage = math.floor(epoch / (0.75 * self.epochs) * stages)
+        return min(full, self.first_size + GROWTH * stage)

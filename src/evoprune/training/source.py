@@ -50,7 +50,8 @@ class TensorSource:
         batch_size: samples a step at most; an epoch is cut into steps of equal size.
         shift: move each image by up to this many pixels both ways.
         flip: mirror every second image, drawn at random.
-        fill: (C, 1, 1) what comes in at the edges of a shifted image, zero when None.
+        cutout: replace a square of this many pixels a side, anywhere in each image, even partly outside.
+        fill: (C, 1, 1) what comes in at the edges of a shifted image and into the square, zero when None.
         device: where batches are to be.
     """
 
@@ -62,6 +63,7 @@ class TensorSource:
         *,
         shift: int = 0,
         flip: bool = False,
+        cutout: int = 0,
         fill: Tensor | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -70,10 +72,11 @@ class TensorSource:
                 f"training data has {len(inputs)} inputs and {len(targets)} targets; expected as many, and at least one"
             )
         self.inputs, self.targets = inputs.to(device), targets.to(device)
-        self.flip = flip
+        self.flip, self.cutout = flip, cutout
         self.shift = shift if inputs.dim() == 4 else 0
+        self.fill = (torch.zeros(1) if fill is None else fill).to(device)
         self.steps = math.ceil(len(inputs) / batch_size)
-        self.windows = self._windows(torch.zeros(1) if fill is None else fill)
+        self.windows = self._windows()
         self.answers: Tensor | None = None
 
     @torch.no_grad()
@@ -83,15 +86,14 @@ class TensorSource:
         Where images are augmented a teacher has to see each one anew: then nothing is kept.
         """
         self.answers = None
-        if not self.shift and not self.flip:
+        if not self.shift and not self.flip and not self.cutout:
             self.answers = torch.cat([teacher(part) for part in self.inputs.split(batch_size)])
 
-    def _windows(self, fill: Tensor) -> Tensor:
+    def _windows(self) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
         if not self.shift:
             return self.inputs
-        fill = fill.to(self.inputs.device)
-        padded = F.pad(self.inputs - fill, (self.shift,) * 4) + fill
+        padded = F.pad(self.inputs - self.fill, (self.shift,) * 4) + self.fill
         return padded.unfold(2, self.inputs.shape[2], 1).unfold(3, self.inputs.shape[3], 1)
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
@@ -109,7 +111,19 @@ class TensorSource:
                 inputs = self.inputs[index]
             if self.flip:
                 inputs = torch.where(flips[index, None, None, None], inputs.flip(3), inputs)
+            if self.cutout:
+                inputs = torch.where(self._squares(len(index), rng), self.fill, inputs)
             yield Batch(inputs, self.targets[index], None if self.answers is None else self.answers[index])
+
+    def _squares(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count, 1, H, W) bool: one square in each image, its centre anywhere."""
+        inside = []
+        for size in self.inputs.shape[2:]:
+            first = torch.randint(size, (count, 1), generator=rng) - self.cutout // 2
+            place = torch.arange(size)
+            inside.append((place >= first) & (place < first + self.cutout))
+        rows, columns = inside
+        return (rows[:, None, :, None] & columns[:, None, None, :]).to(self.inputs.device)
 
 
 class LoaderSource:

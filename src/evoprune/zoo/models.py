@@ -16,6 +16,7 @@ from evoprune.training import Recipe
 from evoprune.zoo.lenet import lenet5
 from evoprune.zoo.lenet_caffe import lenet5_caffe
 from evoprune.zoo.random_state import seeded
+from evoprune.zoo.resnet import resnet18
 
 __all__ = ["BUILT_IN", "BuiltIn", "default_checkpoint", "load_model"]
 
@@ -50,8 +51,25 @@ BUILT_IN: dict[str, BuiltIn] = {
         checkpoint=None,
         recipe=Recipe(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=2e-2, shift=2),
     ),
+    "resnet18": BuiltIn(
+        factory=resnet18,
+        data="cifar10",
+        checkpoint=None,
+        recipe=Recipe(
+            epochs=14,
+            batch_size=256,
+            optimizer="sgd",
+            learning_rate=0.2,
+            weight_decay=5e-4,
+            label_smoothing=0.1,
+            shift=4,
+            flip=True,
+            cutout=8,
+            first_size=16,
+            precision="bfloat16",
+        ),
+    ),
 }
-PLANNED = ("resnet18",)
 
 
 def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Module:
@@ -88,14 +106,9 @@ def default_checkpoint(spec: str) -> Path | None:
 def _factory(spec: str, directory: str | None) -> Callable[[], object]:
     if spec in BUILT_IN:
         return BUILT_IN[spec].factory
-    if spec in PLANNED:
-        raise EvopruneError(
-            f"model {spec!r} is not built in yet, it comes with a later version; "
-            "until then pass your own as package.module:factory"
-        )
     module_name, colon, attribute = spec.partition(":")
     if not colon or not module_name or not attribute:
-        near = get_close_matches(spec.lower(), [*BUILT_IN, *PLANNED], n=1)
+        near = get_close_matches(spec.lower(), BUILT_IN, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise EvopruneError(f"unknown model {spec!r}: expected {', '.join(BUILT_IN)} or package.module:factory{hint}")
     return _import(spec, module_name, attribute, directory)

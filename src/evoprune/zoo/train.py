@@ -67,19 +67,22 @@ def train(
         history = load_state(part, model, optimizer, settings)
     source = TensorSource(
         data.train.inputs, data.train.targets, recipe.batch_size,
-        shift=recipe.shift, flip=recipe.flip, fill=_black(data), device=device,
+        shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=_black(data), device=device,
     )  # fmt: skip
     mode = model.training
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
         loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch))
-        val_accuracy = accuracy(model, data.val)
+        with recipe.autocast(torch.device(device)):
+            val_accuracy = accuracy(model, data.val)
         before = history[-1]["seconds"] if history else 0.0
         seconds = before + time.perf_counter() - start
         history.append({"epoch": epoch + 1, "train_loss": loss, "val_accuracy": val_accuracy, "seconds": seconds})
         save_state(part, model, optimizer, settings, history)
         if on_epoch is not None:
             on_epoch(history[-1])
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     result = {
         "epochs": recipe.epochs,
         **{key: history[-1][key] for key in ("seconds", "train_loss", "val_accuracy")},
