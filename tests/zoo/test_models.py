@@ -141,7 +141,7 @@ def test_own_factories_in_the_current_directory(module: str, factory: str) -> No
     [
         (
             "lenet",
-            "unknown model 'lenet': expected lenet5, lenet5-caffe, resnet18 or package.module:factory; did you mean lenet5",
+            "unknown model 'lenet': expected lenet5, lenet5-caffe, resnet18 or package.module:factory; did you mean",
         ),
         ("LeNet-5", "did you mean lenet5"),
         ("lenet5_caffe", "did you mean lenet5-caffe"),
