@@ -59,7 +59,7 @@ class SearchCost(Record):
 
 
 class FinetuneCost(Record):
-    epochs: int = 0
+    epochs: float = 0
     seconds: float = 0.0
 
 

@@ -75,7 +75,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
             "seconds": round(state.search_seconds, 3),
             "peak_memory_mb": round(state.scoring_bytes / 2**20, 1),
         },
-        "finetune": {"epochs": state.finetune_epochs, "seconds": round(state.finetune_seconds, 3)},
+        "finetune": {"epochs": round(state.finetune_epochs, 2), "seconds": round(state.finetune_seconds, 3)},
         "seconds": round(runner.elapsed(), 3),
     }
     points = non_dominated(state.front, lambda point: point.score)

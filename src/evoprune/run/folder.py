@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class _Cost(_Strict):
-    epochs: int
+    epochs: float
     seconds: float
 
 

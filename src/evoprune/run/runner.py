@@ -21,6 +21,7 @@ from evoprune.run.searching import Scored, Search, make_search
 from evoprune.run.settings import Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
+from evoprune.scoring import DataScore
 from evoprune.search import Population
 from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks
 from evoprune.training import FirstSteps, Recipe, TensorSource
@@ -31,6 +32,10 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
 
 SNAPSHOT_SECONDS = 5.0
+TRIAL_STEPS = 100
+"""Training steps after which the evolved budgets are compared with one threshold for all layers."""
+TRIAL_STREAM = 0xFFFF
+"""Place of a trial's random stream beside those of the epochs."""
 TIMED_STEPS = 4
 """Training steps that an epoch's time is estimated from."""
 
@@ -153,7 +158,8 @@ class Runner:
         assert state.population is not None
         population = unpacked(state.population, search.space.genes)
         if self._tightens(stage):
-            state.shares = {"log_share": population.genomes[search.best(population)][: len(stage.layers)].clone()}
+            evolved = population.genomes[search.best(population)][: len(stage.layers)]
+            state.shares = {"log_share": self._fitter_share(stage, evolved)}
             state.population, state.phase, state.step = None, "finetune", 0
             self._put(state.now)
             self._snapshot()
@@ -177,8 +183,6 @@ class Runner:
         """Short fine-tuning, then the final schedule where the stage asks for it."""
         state, settings = self.state, self.settings
         if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
-            if state.shares:
-                self._tighten(stage)
             if state.step < stage.epochs:
                 self._epochs(stage, "constant", 0, stage.epochs)
             floor = self.floor
@@ -192,39 +196,34 @@ class Runner:
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 
-    def _tighten(self, stage: Stage) -> None:
-        """The first epoch, in which the masks tighten: once by one threshold, once with the shares that evolved.
+    def _fitter_share(self, stage: Stage, evolved: Tensor) -> Tensor:
+        """(L,) log-shares: the evolved ones, or zeros if one threshold for all layers does better in a short trial.
 
-        Both start from the same weights; the fitter's weights are inherited.
+        Both train a copy for the same steps, in which the masks tighten as far as the whole stage is to take them.
         """
-        state, begun = self.state, time.perf_counter()
-        evolved, start, tried = state.shares["log_share"], state.now, []
-        sizes = [weight_of(self.task.model, name).numel() for name in stage.layers]
-        for log_share in (torch.zeros_like(evolved), evolved):
-            self._put(start)
-            tuner = self._tuner("constant", 1, (stage, stage.keep(sizes), log_share))
-            loss = tuner.epoch(0, self.settings.seed, stage.index, 0, 1)
-            kept = self._kept(dict(tuner.masks), start.values)
-            tried.append((self._val_score(), kept, tuner.state(), loss))
-            tuner.close()
-        val_score, state.now, state.optimizer, loss = max(tried, key=lambda one: one[0])
-        self._put(state.now)
-        state.shares, state.step = {}, 1
-        state.epoch_scores.append(val_score)
-        state.finetune_epochs += len(tried)
-        state.finetune_seconds += time.perf_counter() - begun
-        self._tell("epoch", stage=stage.index, epoch=0, epochs=stage.epochs, loss=loss, val_score=val_score)
-        self._snapshot()
-
-    def _tuner(self, schedule: str, epochs: int, tighten: tuple[Stage, int, Tensor] | None = None) -> FineTuner:
-        model = self.task.model
+        state, begun, tried = self.state, time.perf_counter(), []
         assert self.task.train is not None
-        masks, tightening = self.state.now.masks, None
-        if tighten is not None:
-            stage, keep, log_share = tighten
-            weights = {name: weight_of(model, name) for name in stage.layers}
-            tightening = Tightening(weights, masks, keep, self.task.train.steps, log_share)
+        source = FirstSteps(self.task.train, TRIAL_STEPS)
+        for log_share in (torch.zeros_like(evolved), evolved.clone()):
+            self._put(state.now)
+            tuner = self._tuner("constant", 1, self._tightening(stage, log_share, source.steps))
+            tuner.source = source
+            tuner.epoch(0, self.settings.seed, stage.index, TRIAL_STREAM)
+            tried.append((-self._val_loss(), log_share))
+            tuner.close()
+        state.finetune_epochs += len(tried) * source.steps / self.task.train.steps
+        state.finetune_seconds += time.perf_counter() - begun
+        return max(tried, key=lambda one: one[0])[1]
+
+    def _tuner(self, schedule: str, epochs: int, tightening: Tightening | None = None) -> FineTuner:
+        model, masks = self.task.model, self.state.now.masks
+        assert self.task.train is not None
         return FineTuner(model, masks, self.task.train, self._recipe(schedule, epochs), self.teacher, tightening)
+
+    def _tightening(self, stage: Stage, log_share: Tensor, steps: int) -> Tightening:
+        weights = {name: weight_of(self.task.model, name) for name in stage.layers}
+        keep = stage.keep([weight.numel() for weight in weights.values()])
+        return Tightening(weights, self.state.now.masks, keep, steps, log_share)
 
     def _recipe(self, schedule: str, epochs: int) -> Recipe:
         settings = self.settings
@@ -237,7 +236,11 @@ class Runner:
     def _epochs(self, stage: Stage, schedule: str, first: int, last: int) -> None:
         state, settings = self.state, self.settings
         assert self.task.train is not None
-        tuner = self._tuner(schedule, max(1, last - first))
+        tightening = None
+        if state.shares:
+            steps = (last - first) * self.task.train.steps
+            tightening = self._tightening(stage, state.shares["log_share"], steps)
+        tuner = self._tuner(schedule, max(1, last - first), tightening)
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
         for epoch in range(max(first, state.step), last):
@@ -251,11 +254,11 @@ class Runner:
             state.finetune_epochs += 1
             state.finetune_seconds += time.perf_counter() - begun
             state.optimizer = tuner.state()
-            state.now = self._kept(state.now.masks, state.now.values)
+            state.now = self._kept(dict(tuner.masks), state.now.values)
             final = -1 if not stage.layers else stage.index
             self._tell("epoch", stage=final, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
             self._snapshot()
-        state.optimizer = {}
+        state.optimizer, state.shares = {}, {}
         tuner.close()
 
     def _hopeless(self, first: int) -> bool:
@@ -308,6 +311,10 @@ class Runner:
 
     def _val_score(self) -> float:
         return float(self.task.val_score(self.task.model))
+
+    def _val_loss(self) -> float:
+        score = self.task.val_score
+        return score.loss(self.task.model) if isinstance(score, DataScore) else -self._val_score()
 
     def _kept(self, masks: dict[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Kept:
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}

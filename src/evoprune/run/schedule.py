@@ -19,6 +19,9 @@ TRIES_AT_FLOOR = 2
 """Failed targets before the ladder ends at the last one that held the floor; while none has held, it tries on."""
 NEAR = 0.8
 """It also ends once the last target that held keeps so little more than one that failed: failed / held."""
+GRADUAL_STAGES = 8
+"""Stages to a given sparsity where training itself prunes: along a cubic (Zhu and Gupta, "To prune, or not to prune",
+2017)."""
 FRONT_STAGES_BELOW = 2
 """Stages below the floor after which the ladder of a front ends."""
 
@@ -159,6 +162,9 @@ def _next_target(
         if (accepted and len(failed) >= TRIES_AT_FLOOR) or too_few > NEAR * density:
             return None
         return 1 - math.sqrt(density * too_few)
+    if settings.tightens and settings.sparsity is not None:
+        left = 1 - (len(accepted) + 1) / GRADUAL_STAGES
+        return settings.sparsity * (1 - left**3) if left >= 0 else None
     density *= FIRST_STEPS if density > LATER else LATER_STEPS
     if settings.sparsity is not None and density < 1.15 * (1 - settings.sparsity):
         density = 1 - settings.sparsity

@@ -67,7 +67,7 @@ class RunState:
     generations: int = 0
     search_seconds: float = 0.0
     finetune_seconds: float = 0.0
-    finetune_epochs: int = 0
+    finetune_epochs: float = 0.0
     seconds: float = 0.0
     cut_short: bool = False
     """Whether the time limit left something out that would have been done."""

@@ -86,6 +86,14 @@ class DataScore(ABC):
             raise EvopruneError("the score is not a finite number; does the model give NaN or infinite outputs?")
         return score
 
+    def loss(self, model: nn.Module) -> float:
+        """Mean loss of a model: what tells two models of equal score apart."""
+        self.bind(model)
+        total = 0.0
+        for outputs, part in self.outputs(model):
+            total += float(self.losses(outputs, self.expected[part].to(outputs.device)).double().sum())
+        return total / self.samples
+
     def outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, slice]]:
         """The model's outputs (B, C), batch after batch, each with its place among the samples."""
         device = device_of(model)

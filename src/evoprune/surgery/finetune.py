@@ -20,6 +20,9 @@ from evoprune.training import (
 
 __all__ = ["FineTuner"]
 
+TIGHTENING = "tightening/"
+"""Before the names of what the tightening remembers."""
+
 
 class FineTuner:
     """Fine-tunes a model under masks, an epoch at a time.
@@ -33,7 +36,7 @@ class FineTuner:
         source: training batches.
         recipe: settings; `recipe.epochs` is the length of the learning-rate schedule.
         teacher: in eval mode; its outputs are matched where given.
-        tightening: prunes further while the first epoch runs.
+        tightening: prunes further while the epochs run.
 
     Attributes:
         masks: as they are now.
@@ -49,7 +52,7 @@ class FineTuner:
         tightening: Tightening | None = None,
     ) -> None:
         self.model, self.source, self.recipe, self.teacher = model, source, recipe, teacher
-        self.tightening, self.steps = tightening, 0
+        self.tightening = tightening
         self.weights = [(weight_of(model, name), name) for name in masks]
         self._set(masks)
         self.optimizer = recipe.make_optimizer(model)
@@ -81,9 +84,8 @@ class FineTuner:
         self.pruned = {name: ~masks[name].to(weight.device) for weight, name in self.weights}
 
     def _after_step(self) -> None:
-        self.steps += 1
-        if self.tightening is not None and self.tightening.is_due(self.steps):
-            self._set(self.masks | self.tightening.tightened(self.steps))
+        if self.tightening is not None and self.tightening.is_due:
+            self._set(self.masks | self.tightening.tightened())
         self._restore_zeros()
 
     @torch.no_grad()
@@ -100,9 +102,13 @@ class FineTuner:
                 weight.grad.masked_fill_(self.pruned[name], 0.0)
 
     def state(self) -> dict[str, Tensor]:
-        """What the optimizer remembers."""
-        return optimizer_to_tensors(self.optimizer)
+        """What the optimizer and the tightening remember."""
+        tightening = {} if self.tightening is None else self.tightening.state()
+        return optimizer_to_tensors(self.optimizer) | {TIGHTENING + name: value for name, value in tightening.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        optimizer_from_tensors(self.optimizer, tensors)
+        mine = {name: tensor for name, tensor in tensors.items() if name.startswith(TIGHTENING)}
+        optimizer_from_tensors(self.optimizer, {name: tensors[name] for name in tensors.keys() - mine.keys()})
+        if self.tightening is not None:
+            self.tightening.load_state({name.removeprefix(TIGHTENING): tensor for name, tensor in mine.items()})

@@ -1,8 +1,8 @@
 """Prune while training: masks tighten every few steps, by the importance that training itself shows.
 
 What a weight adds to the loss, (w g)^2 (Molchanov et al., CVPR 2019), is averaged over the steps as they come, so it
-costs no pass of its own. What is kept in all falls along a cubic (Zhu and Gupta, "To prune, or not to prune", 2017).
-One threshold cuts all layers; a genome of log-shares, which evolution proposes, says where to deviate from it.
+costs no pass of its own. Every cut takes the same share of what is left. One threshold cuts all layers; a genome of
+log-shares, which evolution proposes, says where to deviate from it.
 """
 
 from __future__ import annotations
@@ -42,23 +42,26 @@ class Tightening:
         self.start, self.keep, self.steps = sum(int(mask.sum()) for mask in self.masks.values()), keep, steps
         self.log_share = log_share
         self.importance = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        self.step = 0
 
     @torch.no_grad()
     def watch(self) -> None:
-        """Take in the gradients of the present step."""
+        """Take in the gradients of the next step."""
+        self.step += 1
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 self.importance[name].lerp_((weight * weight.grad).square(), 1 - MEMORY)
 
-    def is_due(self, step: int) -> bool:
-        """Whether masks change after `step`, counted from 1."""
-        return step == self.steps or (step < self.steps and step % EVERY == 0)
+    @property
+    def is_due(self) -> bool:
+        """Whether masks change after the present step."""
+        return self.step == self.steps or (self.step < self.steps and self.step % EVERY == 0)
 
     @torch.no_grad()
-    def tightened(self, step: int) -> Masks:
-        """The masks after `step`; also kept in `masks`."""
-        left = (1 - min(1.0, step / self.steps)) ** 3
-        keep = round(self.keep + left * (self.start - self.keep))
+    def tightened(self) -> Masks:
+        """The masks after the present step; also kept in `masks`."""
+        done = min(1.0, self.step / self.steps)
+        keep = round(self.start ** (1 - done) * self.keep**done)
         values = [
             torch.where(self.masks[name], importance.cpu(), -1.0).flatten()
             for name, importance in self.importance.items()
@@ -79,3 +82,12 @@ class Tightening:
         room = torch.stack([(value >= 0).count_nonzero() for value in values])
         counts: list[int] = share_budget(self.log_share[None], base.clamp(min=1), room, keep)[0].tolist()
         return counts
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers besides the masks."""
+        return self.importance | {"": torch.tensor([self.start, self.step])}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave, with the masks of then."""
+        self.start, self.step = tensors[""].tolist()
+        self.importance = {name: tensors[name].clone() for name in self.importance}
