@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from evoprune.core import Layer, Masks
 from evoprune.guidance import importances
 
-__all__ = ["allot", "erk", "global_magnitude", "kept_weights", "lamp", "random_uniform", "shuffled", "uniform"]
+__all__ = [
+    "allot",
+    "erk",
+    "global_magnitude",
+    "highest_each",
+    "kept_weights",
+    "lamp",
+    "random_uniform",
+    "shuffled",
+    "uniform",
+]
 
 
 def kept_weights(layers: Sequence[Layer], sparsity: float) -> int:
@@ -28,7 +38,7 @@ def global_magnitude(model: nn.Module, layers: Sequence[Layer], sparsity: float)
 
 def uniform(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
     """The largest weights of each layer, all layers equally dense."""
-    return _highest_each(importances("magnitude", model, layers), layers, _equal_density(layers, sparsity))
+    return highest_each(importances("magnitude", model, layers), layers, _equal_density(layers, sparsity))
 
 
 def erk(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
@@ -40,7 +50,7 @@ def erk(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
     """
     shares = [float(sum(layer.shape)) for layer in layers]  # density * size
     counts = allot(shares, [layer.size for layer in layers], kept_weights(layers, sparsity))
-    return _highest_each(importances("magnitude", model, layers), layers, counts)
+    return highest_each(importances("magnitude", model, layers), layers, counts)
 
 
 def lamp(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
@@ -61,7 +71,7 @@ def lamp(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
 def random_uniform(layers: Sequence[Layer], sparsity: float, rng: torch.Generator) -> Masks:
     """Random bits, all layers equally dense."""
     scores = {layer.name: torch.rand(layer.shape, generator=rng) for layer in layers}
-    return _highest_each(scores, layers, _equal_density(layers, sparsity))
+    return highest_each(scores, layers, _equal_density(layers, sparsity))
 
 
 def shuffled(masks: Mapping[str, Tensor], rng: torch.Generator) -> Masks:
@@ -113,7 +123,7 @@ def _highest(scores: Mapping[str, Tensor], keep: int) -> Masks:
     return {name: part.view_as(scores[name]).clone() for name, part in zip(scores, parts, strict=True)}
 
 
-def _highest_each(scores: Mapping[str, Tensor], layers: Sequence[Layer], counts: Sequence[int]) -> Masks:
+def highest_each(scores: Mapping[str, Tensor], layers: Sequence[Layer], counts: Sequence[int]) -> Masks:
     """The highest scores of each layer, as many as `counts` says."""
     masks: Masks = {}
     for layer, count in zip(layers, counts, strict=True):

@@ -1,0 +1,172 @@
+"""Accuracy against sparsity: evoprune beside the rules that it has to beat, with the same fine-tuning.
+
+    python benchmarks/quality.py --data mnist [--sparsities 0.95 0.98 0.99] [--seeds 0 1 2] [--only NAME ...]
+
+Everyone prunes step by step to the same targets, trains as long after each, and ends with the same final schedule;
+the dense model teaches. What evoprune's search took is counted: the rules get as many final epochs more as could be
+trained in that time, so that all have the same time. Figures are of the last epoch; the test set is read once a
+trial. Trials go into results/quality.json as they end; those that are there for the same settings are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import baselines
+import record
+import torch
+from torch import nn
+
+import evoprune
+from evoprune.core import Layer, Masks, generator, prunable_layers, weight_of
+from evoprune.run.schedule import Outcome, Stage, next_stage
+from evoprune.run.settings import Settings, make_settings
+from evoprune.scoring import Accuracy
+from evoprune.surgery import FineTuner, Tightening
+from evoprune.training import Recipe, TensorSource
+from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
+
+NAME = "quality"
+EVOLVED = {"none": {"guidance": "none"}, "gradient": {"guidance": "gradient"}}
+RULES = ("gradient-alone", "magnitude", "lamp", "erk", "uniform", "random", "shuffled")
+"""`gradient-alone` is guidance `gradient` without any search: one threshold for all layers; `shuffled` has as many
+weights in each layer as `none` found, at random places."""
+
+Rule = Callable[[nn.Module, Stage], Masks]
+
+
+def evolved(model: nn.Module, data: Data, settings: Settings) -> dict[str, Any]:
+    """What `evoprune prune` does."""
+    given = settings.model_dump(exclude_unset=True, exclude={"model", "threads"})
+    result = evoprune.prune(
+        model, Accuracy(data.val.inputs, data.val.targets), train=(data.train.inputs, data.train.targets),
+        test=Accuracy(data.test.inputs, data.test.targets), **given,
+    )  # fmt: skip
+    summary = result.summary
+    epochs, seconds = summary["finetune"]["epochs"], summary["finetune"]["seconds"]
+    return {
+        "sparsity": result.sparsity, "val_score": result.score, "test_score": summary["pruned"]["test_score"],
+        "kept": {layer["name"]: layer["kept"] for layer in summary["layers"]},
+        "epochs": epochs, "search_epochs": summary["search"]["seconds"] * epochs / seconds,
+        "evaluations": summary["search"]["evaluations"], "seconds": summary["seconds"],
+    }  # fmt: skip
+
+
+def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule | None, more: int) -> dict[str, Any]:
+    """The same stages with a rule in place of the search, and `more` final epochs; without a rule training prunes."""
+    model, begun, history, epochs = copy.deepcopy(dense), time.perf_counter(), list[Outcome](), 0
+    layers = prunable_layers(model)
+    source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size)
+    source.ask(dense)
+    masks: Masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    while (stage := next_stage(settings, layers, history, True, False)) is not None:
+        if rule is not None and stage.layers:
+            masks = rule(model, stage)
+        final = 0 if stage.only_below_floor else stage.final_epochs + more
+        for schedule, count in (("constant", stage.epochs), (settings.final_schedule, final)):
+            if count == 0:
+                continue
+            tightening = None
+            if rule is None and schedule == "constant":
+                weights = {layer.name: weight_of(model, layer.name) for layer in layers}
+                keep = stage.keep([layer.size for layer in layers])
+                tightening = Tightening(weights, masks, keep, count * source.steps, torch.zeros(len(layers)))
+            recipe = Recipe(
+                epochs=count, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule=schedule,
+                learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, distill=settings.distill,
+            )  # fmt: skip
+            tuner = FineTuner(model, masks, source, recipe, dense, tightening)
+            for epoch in range(count):
+                tuner.epoch(epoch, settings.seed, stage.index, schedule == "constant")
+            masks, epochs = dict(tuner.masks), epochs + count
+            tuner.close()
+        history.append(Outcome(stage.target, stage.target, 0.0, True, final > 0))
+    kept = {name: int(mask.sum()) for name, mask in masks.items()}
+    return {
+        "sparsity": 1 - sum(kept.values()) / sum(layer.size for layer in layers),
+        "val_score": Accuracy(data.val.inputs, data.val.targets)(model),
+        "test_score": Accuracy(data.test.inputs, data.test.targets)(model),
+        "kept": kept, "epochs": epochs, "search_epochs": 0.0, "evaluations": 0, "seconds": time.perf_counter() - begun,
+    }  # fmt: skip
+
+
+def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -> Rule | None:
+    """The masks of a stage by the rule's name; `kept` is what the search without a rule left in each layer."""
+    rules: dict[str, Callable[..., Masks]] = {
+        "magnitude": baselines.global_magnitude, "lamp": baselines.lamp,
+        "erk": baselines.erk, "uniform": baselines.uniform,
+    }  # fmt: skip
+    if name in rules:
+        return lambda model, stage: rules[name](model, layers, stage.target)
+    if name == "gradient-alone":
+        return None
+    rng = generator(seed)
+    order = {layer.name: torch.rand(layer.shape, generator=rng) for layer in layers}
+    whole = sum(layer.size for layer in layers)
+    final = math.log(sum(kept.values()) / whole)
+
+    def at_random(_: nn.Module, stage: Stage) -> Masks:
+        """The same random order in every stage, so that masks are nested."""
+        done = math.log(1 - stage.target) / final
+        shares = [(kept[layer.name] / layer.size) ** done * layer.size for layer in layers]
+        if name == "random":
+            shares = [float(layer.size) for layer in layers]
+        sizes = [layer.size for layer in layers]
+        counts = baselines.allot(shares, sizes, baselines.kept_weights(layers, stage.target))
+        return baselines.highest_each(order, layers, counts)
+
+    return at_random
+
+
+def main() -> None:
+    """Run what is missing; the searches first, since the rules are given their time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--model", default="lenet5")
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.95, 0.98, 0.99])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=[*EVOLVED, *RULES], default=[*EVOLVED, *RULES])
+    parser.add_argument("--finetune-epochs", type=int, default=1, help="after each stage")
+    parser.add_argument("--final-epochs", type=int, default=6)
+    args = parser.parse_args()
+    data, model, layers = load_data(args.data), load_model(args.model), []
+    checkpoint = default_checkpoint(args.model)
+    if checkpoint is None:
+        sys.exit(f"{args.model} has no shipped weights")
+    load_checkpoint(model, checkpoint)
+    model.eval()
+    layers = prunable_layers(model)
+    for seed in args.seeds:
+        for sparsity in args.sparsities:
+            given = {"finetune_epochs": args.finetune_epochs, "final_epochs": args.final_epochs}
+            place = {"model": args.model, "target": sparsity, **given, "seed": seed}
+            for method in [name for name in (*EVOLVED, *RULES) if name in args.only]:
+                trials = record.earlier(NAME).get("trials", [])
+                if any(({"method": method} | place).items() <= old.items() for old in trials):
+                    continue
+                settings = make_settings(
+                    model=args.model, sparsity=sparsity, seed=seed, **given,
+                    guidance="gradient" if method == "gradient-alone" else EVOLVED.get(method, {}).get("guidance"),
+                )  # fmt: skip
+                if method in EVOLVED:
+                    figures = evolved(model, data, settings)
+                else:
+                    found = next((old for old in trials if ({"method": "none"} | place).items() <= old.items()), None)
+                    if found is None:
+                        sys.exit("the rules need the time that `none` takes; run that first")
+                    rule = make_rule(method, layers, found["kept"], seed)
+                    figures = by_rule(model, data, settings, rule, round(found["search_epochs"]))
+                trial = {"method": method, **place, **figures, "commit": record.commit()}
+                record.write(NAME, {"data": "MNIST", "trials": [*record.earlier(NAME).get("trials", []), trial]})
+                shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
+                print(f"{args.model} {sparsity:.2%} {method} seed {seed}: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
