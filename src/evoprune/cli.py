@@ -68,7 +68,8 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="lenet5, lenet5-caffe, or package.module:factory (a callable that returns an nn.Module)."
+        metavar="MODEL",
+        help="lenet5, lenet5-caffe, resnet18, or package.module:factory (a callable that returns an nn.Module).",
     ),
 ]
 Checkpoint = Annotated[

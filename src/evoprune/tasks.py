@@ -75,10 +75,11 @@ def named_task(
             " pass --checkpoint FILE",
             settings.model,
         )
-    if name == "mnist-sample" and checkpoint == default_checkpoint("lenet5"):
+    if name == "mnist-sample" and checkpoint is not None and checkpoint == default_checkpoint(settings.model):
         log.warning(
-            "the shipped LeNet-5 has seen the images of mnist-sample in training, so its accuracy there proves nothing;"
-            " use --data mnist, or train one: evoprune train lenet5 --data mnist-sample --out FILE"
+            "the shipped weights have seen the images of mnist-sample in training, so their accuracy there proves"
+            " nothing; use --data mnist, or train some: evoprune train %s --data mnist-sample --out FILE",
+            settings.model,
         )
     digest = _digest(data)
     if settings.data_digest not in (None, digest):

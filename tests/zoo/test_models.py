@@ -87,11 +87,12 @@ def test_built_in_models_are_complete(name: str) -> None:
     assert checkpoint is None or "test_accuracy" in load_checkpoint(load_model(name), checkpoint)
 
 
-def test_the_shipped_lenet5_is_trained() -> None:
+@pytest.mark.parametrize("name", ["lenet5", "lenet5-caffe"])
+def test_the_shipped_models_are_trained(name: str) -> None:
     """Most of these images were trained on (docs/data.md): this is a test of the file, not of the model."""
-    checkpoint = default_checkpoint("lenet5")
+    checkpoint = default_checkpoint(name)
     assert checkpoint is not None
-    model = load_model("lenet5")
+    model = load_model(name)
     metadata = load_checkpoint(model, checkpoint)
     assert metadata["data"] == "mnist"
     assert float(metadata["test_accuracy"]) >= 0.988

@@ -48,7 +48,7 @@ BUILT_IN: dict[str, BuiltIn] = {
     "lenet5-caffe": BuiltIn(
         factory=lenet5_caffe,
         data="mnist",
-        checkpoint=None,
+        checkpoint="lenet5-caffe-mnist.safetensors",
         recipe=Recipe(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=2e-2, shift=2),
     ),
     "resnet18": BuiltIn(
