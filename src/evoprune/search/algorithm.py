@@ -45,11 +45,12 @@ class Population:
         """
 
         def rows(mine: Tensor, others: Tensor) -> Tensor:
-            both = [*mine.unbind(), *others.unbind()]
-            return torch.stack([both[position] for position in index.tolist()])
+            return torch.cat([mine, others])[index]
 
+        genomes = [*self.genomes.unbind(), *other.genomes.unbind()]  # row by row: together they take memory
+        chosen = torch.stack([genomes[position] for position in index.tolist()])
         traits = {name: rows(values, other.traits[name]) for name, values in self.traits.items()}
-        return Population(rows(self.genomes, other.genomes), rows(self.fitness, other.fitness), traits, self.state)
+        return Population(chosen, rows(self.fitness, other.fitness), traits, self.state)
 
     def take(self, index: Tensor) -> Population:
         """The rows in `index`, an (I,) tensor of positions."""

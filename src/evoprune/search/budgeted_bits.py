@@ -11,7 +11,7 @@ priority with its bit above it, and the highest keys of a layer stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population
+from evoprune.search.blocks import Block, blocks
 from evoprune.search.budget import share_budget
 from evoprune.search.genes import Proposal
 from evoprune.search.keep_highest import keep_highest
@@ -73,7 +74,9 @@ class BudgetedBits:
         log_share = self.budget_step * torch.randn(count, len(self.sizes), generator=rng)
         log_share[0] = 0
         step, rate = torch.full((count,), self.budget_step), torch.full((count,), self.mutation_rate)
-        return self._children([(self.start, self.start)] * count, log_share, step, rate, rng)
+        return self._children(
+            lambda block: self.start[block.genes].expand(count, -1)[block.rows], log_share, step, rate, rng
+        )
 
     def breed(self, population: Population, mothers: Tensor, fathers: Tensor, rng: torch.Generator) -> Proposal:
         """Uniform crossover of bits and of shares, mutation of both, repair."""
@@ -82,16 +85,26 @@ class BudgetedBits:
         log_share = torch.where(from_father, share[fathers], share[mothers])
         step, rate = self._steps(population, mothers, rng)
         log_share = log_share + step[:, None] * torch.randn(log_share.shape, generator=rng)
-        rows = population.genomes.unbind()
-        pairs = [(rows[a], rows[b]) for a, b in zip(mothers.tolist(), fathers.tolist(), strict=True)]
-        return self._children(pairs, log_share, step, rate, rng)
+
+        def crossed(block: Block) -> Tensor:
+            part, a, b = population.genomes[:, block.genes], mothers[block.rows], fathers[block.rows]
+            bits = part.index_select(0, a)
+            if torch.equal(a, b):
+                return bits
+            change = part.index_select(0, b).bitwise_xor_(bits)
+            return bits.bitwise_xor_(change.bitwise_and_(coin_flips(bits.numel(), rng).view_as(bits)))
+
+        return self._children(crossed, log_share, step, rate, rng)
 
     def switch(self, population: Population, parents: Tensor, rng: torch.Generator) -> Proposal:
         """One to three pairs of layers trade a part of their budgets; bits mutate as ever."""
         step, rate = self._steps(population, parents, rng)
         log_share = population.traits["log_share"][parents] + trades(step, len(self.sizes), rng)
-        rows = population.genomes.unbind()
-        return self._children([(rows[parent],) * 2 for parent in parents.tolist()], log_share, step, rate, rng)
+
+        def copied(block: Block) -> Tensor:
+            return population.genomes[:, block.genes].index_select(0, parents[block.rows])
+
+        return self._children(copied, log_share, step, rate, rng)
 
     def chances(self) -> Tensor:
         """(G,) the density that the start's shares give each layer."""
@@ -101,20 +114,20 @@ class BudgetedBits:
 
     def sample(self, chances: Tensor, count: int, rng: torch.Generator) -> Proposal:
         """Shares around those that the chances add up to, then bits, scaled so that they meet the budget nearly."""
-        parts = chances.split(list(self.sizes))
+        parts, sizes = chances.split(list(self.sizes)), torch.tensor(self.sizes)
         sums = torch.stack([part.sum(dtype=torch.float64) for part in parts])
         log_share = (sums / self._start_counts).log().float()
         log_share = log_share + self.budget_step * torch.randn(count, len(self.sizes), generator=rng)
         step, rate = torch.full((count,), self.budget_step), torch.full((count,), self.mutation_rate)
 
-        def drawn(scales: list[float]) -> Tensor:
-            scaled = zip(parts, scales, strict=True)
-            limits = [(part * scale).clamp(max=LEVELS - 1).short() for part, scale in scaled]
-            return torch.cat([random_levels(len(limit), rng) < limit for limit in limits])
+        scales = (LEVELS * self._counts(log_share) / sums).float()
 
-        scales = (LEVELS * self._counts(log_share) / sums).tolist()
-        pairs = ((bits, bits) for bits in map(drawn, scales))  # made one by one: together they take memory
-        return self._children(pairs, log_share, step, rate, rng)
+        def drawn(block: Block) -> Tensor:
+            scale = scales[block.rows, block.layers].repeat_interleave(sizes[block.layers], 1)
+            limits = (chances[block.genes] * scale).clamp(max=LEVELS - 1).short()
+            return random_levels(limits.numel(), rng).view_as(limits) < limits
+
+        return self._children(drawn, log_share, step, rate, rng)
 
     def _steps(self, population: Population, mothers: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """What the children inherit of both step sizes."""
@@ -123,26 +136,30 @@ class BudgetedBits:
         return step, adapted(rate, 0.5, min(1e-5, self.mutation_rate), max(0.2, self.mutation_rate), rng)
 
     def _children(
-        self,
-        pairs: Iterable[tuple[Tensor, Tensor]],
-        log_share: Tensor,
-        step: Tensor,
-        rate: Tensor,
-        rng: torch.Generator,
+        self, drawn: Callable[[Block], Tensor], log_share: Tensor, step: Tensor, rate: Tensor, rng: torch.Generator
     ) -> Proposal:
-        """Layer after layer of one child after the other, so that what is worked on stays in the cache."""
+        """Mutate the (R, N) bits that are `drawn` for each block, and bring them to the layers' budgets."""
         genomes = torch.empty(len(log_share), self.length, dtype=torch.bool)
-        counts = self._counts(log_share).tolist()
-        for child, (mother, father) in enumerate(pairs):
-            last = 0
-            for size, count in zip(self.sizes, counts[child], strict=True):
-                first, last = last, last + size
-                bits = mother[first:last]
-                if father is not mother:
-                    bits = bits ^ ((bits ^ father[first:last]) & coin_flips(size, rng))
-                levels = None if self._levels is None else self._levels[first:last]
-                genomes[child, first:last] = _repaired(bits, levels, count, float(rate[child]), rng)
+        counts = self._counts(log_share)
+        for block in blocks(len(genomes), self.sizes):
+            rows, layers, genes = block
+            keys, levels = self._keys(drawn(block), genes, rate[rows], rng)
+            genomes[rows, genes] = keep_highest(keys, self.sizes[layers], counts[rows, layers], levels, rng)
         return genomes, {"log_share": log_share, "budget_step": step, "mutation_rate": rate}
+
+    def _keys(self, bits: Tensor, genes: slice, rates: Tensor, rng: torch.Generator) -> tuple[Tensor, int]:
+        """(R, N) keys of `bits`, and how many values they have.
+
+        A mutated gene's whole key is random: half of the time it becomes a one, and its priority is drawn anew.
+        """
+        mutated = hits(bits.shape[1], rates, rng)
+        if self._levels is None:
+            keys = random_bytes(bits.numel(), rng).bitwise_and_(BYTE // 2 - 1).view_as(bits).add_(bits, alpha=BYTE // 2)
+            put(keys.view(-1), mutated, random_bytes(len(mutated), rng))
+            return keys, BYTE
+        keys = torch.add(self._levels[genes], bits, alpha=LEVELS // 2)
+        put(keys.view(-1), mutated, random_levels(len(mutated), rng))
+        return keys, LEVELS
 
     def _counts(self, log_share: Tensor) -> Tensor:
         return share_budget(log_share, self._start_counts, torch.tensor(self.sizes), self.keep)
@@ -157,18 +174,3 @@ class BudgetedBits:
         if self.priority is None:
             return None
         return (self.priority * (LEVELS // 2)).clamp(0, LEVELS // 2 - 1).short()
-
-
-def _repaired(bits: Tensor, levels: Tensor | None, count: int, rate: float, rng: torch.Generator) -> Tensor:
-    """Mutate (N,) bits of a layer and bring them to `count`: the highest keys stay.
-
-    A mutated gene's whole key is random: half of the time it becomes a one, and its priority is drawn anew.
-    """
-    mutated = hits(len(bits), rate, rng)
-    if levels is None:
-        keys = random_bytes(len(bits), rng).bitwise_and_(BYTE // 2 - 1).add_(bits, alpha=BYTE // 2)
-        put(keys, mutated, random_bytes(len(mutated), rng))
-        return keep_highest(keys, count, BYTE, rng)
-    keys = torch.add(levels, bits, alpha=LEVELS // 2)
-    put(keys, mutated, random_levels(len(mutated), rng))
-    return keep_highest(keys, count, LEVELS, rng)

@@ -75,7 +75,7 @@ class PlainBits:
             name: adapted(population.traits[name][mothers], 0.5, min(1e-6, self.mutation_rate), highest, rng)
             for name in ("set_rate", "clear_rate")
         }
-        for child, set_rate, clear_rate in zip(genomes, *(rates[n].tolist() for n in rates), strict=True):
+        for child, set_rate, clear_rate in zip(genomes, *(r.split(1) for r in rates.values()), strict=True):
             to_set, to_clear = hits(self.length, set_rate, rng), hits(self.length, clear_rate, rng)
             child[to_clear] = False
             child[to_set] = True

@@ -6,8 +6,6 @@ events are not asked of every gene either: their positions are drawn (Poisson sp
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,14 +32,20 @@ def random_levels(count: int, rng: torch.Generator) -> Tensor:
     return _words(count, 4, rng).view(torch.int16)[:count].bitwise_and_(LEVELS - 1)
 
 
-def hits(count: int, rate: float, rng: torch.Generator) -> Tensor:
-    """Positions in [0, count) such that each is hit with probability `rate`, independently; some come twice.
+def hits(count: int, rates: Tensor, rng: torch.Generator) -> Tensor:
+    """Positions in a (R, count) matrix, flattened, each of row r hit with probability `rates[r]`; some come twice.
 
-    The number of draws is Poisson with mean -count * log(1 - rate): then the draws that meet one position are
-    Poisson too, independent of all others, and none meets it with probability 1 - rate exactly.
+    All are independent: the number of draws in a row is Poisson with mean -count * log(1 - rate); then the draws that
+    meet one position are Poisson too, independent of all others, and none meets it with probability 1 - rate exactly.
+
+    Args:
+        count: positions in a row.
+        rates: (R,) float, at least 0 and below 1.
+        rng: source of all randomness.
     """
-    mean = torch.tensor(-count * math.log1p(-rate), dtype=torch.float64)
-    return torch.randint(max(count, 1), (int(torch.poisson(mean, generator=rng)),), generator=rng)
+    draws = torch.poisson(torch.log1p(-rates.double()) * -count, generator=rng).long()
+    first = torch.from_numpy(np.repeat(count * np.arange(len(rates)), draws.numpy()))
+    return first.add_(torch.randint(max(count, 1), first.shape, generator=rng))
 
 
 def put(values: Tensor, positions: Tensor, new: Tensor) -> None:

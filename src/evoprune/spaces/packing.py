@@ -14,4 +14,4 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 def unpack_bits(packed: Tensor, genes: int) -> Tensor:
     """The inverse of `pack_bits` for G = `genes`."""
-    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=genes)).bool()
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=genes)).view(torch.bool)

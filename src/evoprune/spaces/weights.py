@@ -32,7 +32,10 @@ class WeightSpace:
     def plans(self, genomes: Tensor) -> dict[str, Tensor]:
         """(P, G) bool genomes -> layer name -> (P, *weight shape) bool; views, nothing is copied."""
         parts = genomes.split(self.sizes, dim=-1)
-        return {layer.name: part.unflatten(-1, layer.shape) for layer, part in zip(self.layers, parts, strict=True)}
+        return {
+            layer.name: part.view(*part.shape[:-1], *layer.shape)
+            for layer, part in zip(self.layers, parts, strict=True)
+        }
 
     def masks(self, genome: Tensor) -> Masks:
         """(G,) bool -> layer name -> bool tensor of the weight's shape."""
