@@ -23,6 +23,7 @@ from evoprune.run import (
     Runner,
     Settings,
     Task,
+    costs_of,
     finish,
     floor_of,
     make_settings,
@@ -290,6 +291,7 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)
+    costs_of(task, settings)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
     folder = Folder.create(out, settings, overwrite)

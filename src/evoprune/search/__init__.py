@@ -8,6 +8,7 @@ from evoprune.search.algorithm import Algorithm, Population, Screening, best_of,
 from evoprune.search.budget import share_budget
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.cmaes import CMAES
+from evoprune.search.cost_budget import share_costs
 from evoprune.search.evopress import EvoPress
 from evoprune.search.generational_ga import GenerationalGA
 from evoprune.search.genes import BitGenes, Genes, Proposal
@@ -24,7 +25,7 @@ from evoprune.search.units import evolve_units, nested_ranks
 
 __all__ = [
     "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BudgetedBits", "EvoPress",
-    "GenerationalGA", "Genes", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch", "Screening",
-    "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm", "nested_ranks",
-    "non_dominated", "share_budget",
+    "GenerationalGA", "Genes", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch",
+    "Screening", "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm",
+    "nested_ranks", "non_dominated", "share_budget", "share_costs",
 ]  # fmt: skip
