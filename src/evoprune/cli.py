@@ -86,7 +86,13 @@ def prune(
     checkpoint: Checkpoint = None,
     data: DataName = None,
     layer: Annotated[list[str] | None, typer.Option(help="Prune only this layer; may be repeated.")] = None,
-    space: Annotated[str, typer.Option(help="weights: one bit a weight; allocation: one budget a layer.")] = "weights",
+    space: Annotated[
+        str,
+        typer.Option(
+            help="weights: one bit a weight; allocation: one budget a layer; mixture: budgets, then bits near their"
+            " boundaries."
+        ),
+    ] = "weights",
     budget: Annotated[
         str | None, typer.Option(help="What --sparsity is a share of: weights (default), parameters, flops or bytes.")
     ] = None,

@@ -58,6 +58,11 @@ def test_the_share_that_goes_is_met_to_the_last_weight(kind: str, guidance: str,
     assert f"Fewer {kind}" in (tmp_path / "report.html").read_text()
 
 
+def test_a_mixture_keeps_to_it_too() -> None:
+    found = pruned(budget="flops", sparsity=0.7, space="mixture").summary["budget"]
+    assert found["pruned"] == int(0.3 * DENSE["flops"])
+
+
 def test_weights_are_the_usual_budget() -> None:
     usual, said = pruned(sparsity=0.8), pruned(sparsity=0.8, budget="weights")
     assert all(torch.equal(mask, said.masks[name]) for name, mask in usual.masks.items())

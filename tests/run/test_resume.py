@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         for space, algorithm in (
             ("allocation", "ga"), ("allocation", "evopress"), ("allocation", "cmaes"), ("allocation", "nsga2"),
             ("allocation", "random"), ("weights", "steady"), ("weights", "pbil"), ("weights", "evopress"),
+            ("mixture", "ga"), ("mixture", "steady"), ("mixture", "evopress"), ("mixture", "random"),
         )
     },
     "budget in bytes": {"sparsity": 0.6, "space": "allocation", "budget": "bytes", "finetune_epochs": 1},

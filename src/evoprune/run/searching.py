@@ -19,7 +19,9 @@ from evoprune.run.task import Task
 from evoprune.scoring import DataScore
 from evoprune.search import (
     Algorithm,
+    BoundarySwaps,
     BudgetedBits,
+    InTurn,
     OriginalGA,
     Population,
     Proposal,
@@ -29,7 +31,7 @@ from evoprune.search import (
     make_algorithm,
     share_costs,
 )
-from evoprune.spaces import AllocationSpace, Space, WeightSpace, unpack_bits
+from evoprune.spaces import AllocationSpace, MixtureSpace, Space, WeightSpace, unpack_bits
 from evoprune.surgery import swap_weights
 
 __all__ = ["Scored", "Search", "make_search"]
@@ -195,9 +197,9 @@ def _default(
     start = present if first is None or front else first
     priority = None if advice is None else advice.order
     rates = {"crossover_rate": settings.crossover_rate} if settings.algorithm in ("ga", "steady", "nsga2") else {}
+    if front and settings.space != "allocation":
+        raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
     if settings.space == "weights":
-        if front:
-            raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
         bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
         return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)
     if priority is None:  # nothing is known of the weights: any order
@@ -209,4 +211,14 @@ def _default(
     else:
         allocation = AllocationSpace(layers, priority, base, costs.allowance(target), unit=torch.tensor(costs.units))
     by_shares = make_algorithm(settings.algorithm, shares, settings.population, **rates)
-    return allocation, by_shares
+    if settings.space == "allocation":
+        return allocation, by_shares
+    mixture, ranks = MixtureSpace(allocation, weights), weights.join(allocation.ranks)
+
+    def by_swaps(genome: Tensor) -> Algorithm:
+        swaps = BoundarySwaps(weights.sizes, ranks, mixture.bits(genome))
+        return make_algorithm(settings.algorithm, swaps, settings.population, **rates)
+
+    by_swaps(torch.zeros(len(layers)))  # what cannot be evolved is said at once
+    turn = 1 + (settings.generations - 1) // 2 * by_shares.asks_per_generation  # the first population is told at once
+    return mixture, InTurn(by_shares, by_swaps, turn)

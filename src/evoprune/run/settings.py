@@ -32,7 +32,7 @@ class Settings(BaseModel):
     data: str | None = None
     layers: list[str] | None = None
     include_norm: bool = False
-    space: Literal["weights", "allocation"] = "weights"
+    space: Literal["weights", "allocation", "mixture"] = "weights"
     preset: Literal["default", "original"] = "default"
     algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "ga"
     guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
