@@ -109,6 +109,21 @@ def test_same_seed_same_bits_and_only_the_layers_asked_for(evoprune: Command, di
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_guidance_gradient_prunes_while_training(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    """By default, without --space: training tightens the masks, and the way to the goal is gradual."""
+    out = tmp_path / "run"
+    ran = evoprune(
+        "prune", "lenet5", "--data", digits, "--guidance", "gradient", "--sparsity", 0.9, "--generations", 1,
+        "--finetune-epochs", 1, "--final-epochs", 1, "--out", out,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    events = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    targets = [event["target"] for event in events if event["event"] == "stage_start"]
+    assert targets == pytest.approx([0.9 * (1 - (1 - stage / 8) ** 3) for stage in range(1, 9)])
+    assert json.loads((out / "result.json").read_text())["space"] == "allocation"
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_json_prints_result_json_only(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     ran = evoprune("prune", "lenet5", "--data", digits, "--out", tmp_path / "run", "--json", *TINY)
     assert json.loads(ran.out) == json.loads((tmp_path / "run/result.json").read_text())
@@ -328,7 +343,6 @@ def test_help_and_version_of_the_installed_command() -> None:
     ("arguments", "words"),
     [
         (("prune", "lenet"), ("unknown model 'lenet'", "lenet5")),
-        (("prune", "resnet18"), ("later",)),
         (("prune", "nowhere:factory"), ("nowhere",)),
         (("prune", "lenet5", "--layer", "classifier.2"), ("classifier.2", "did you mean classifier.")),
         (("prune", "lenet5", "--population", 1), ("--population 1", "2")),

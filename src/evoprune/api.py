@@ -23,6 +23,7 @@ from evoprune.run import (
     Runner,
     Settings,
     Task,
+    costs_of,
     finish,
     floor_of,
     make_settings,
@@ -193,7 +194,7 @@ def finetune(
         if settings.distill and isinstance(task.train, TensorSource):
             task.train.ask(dense)
         journal, begun = Journal.reopen(folder.journal), time.perf_counter()
-        stage, later = journal.next_stage, summary["finetune"]["epochs"]
+        stage = journal.next_stage
         sparsity = sparsity_of(masks, task.layers)
 
         def tell(event: str, **content: Any) -> None:
@@ -210,7 +211,7 @@ def finetune(
         tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
         val_score = 0.0
         for epoch in range(epochs):
-            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, later)
+            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage)
             val_score = float(task.val_score(task.model))
             tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()
@@ -290,6 +291,7 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)
+    costs_of(task, settings)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
     folder = Folder.create(out, settings, overwrite)

@@ -87,7 +87,16 @@ def prune(
     checkpoint: Checkpoint = None,
     data: DataName = None,
     layer: Annotated[list[str] | None, typer.Option(help="Prune only this layer; may be repeated.")] = None,
-    space: Annotated[str, typer.Option(help="weights: one bit a weight; allocation: one budget a layer.")] = "weights",
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="weights (default): one bit a weight; allocation (default with guidance gradient): one budget a layer;"
+            " mixture: budgets, then bits near their boundaries."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="What --sparsity is a share of: weights (default), parameters, flops or bytes.")
+    ] = None,
     preset: Annotated[Preset, typer.Option(help="original: exactly the reference system.")] = Preset.default,
     guidance: Annotated[Guidance, typer.Option(help="What biases proposals; fitness decides.")] = Guidance.none,
     algorithm: Annotated[str, typer.Option(help="ga, steady, evopress, cmaes, pbil, nsga2 or random.")] = "ga",
@@ -140,14 +149,14 @@ def prune(
     def call() -> None:
         settings = make_settings(
             model=model, checkpoint=checkpoint, data=data, layers=layer or None, space=space, preset=preset.value,
-            guidance=guidance.value, algorithm=algorithm, floor=floor, max_drop=max_drop, sparsity=sparsity,
-            passes=_numbers(passes), front=front, alpha=alpha, population=population, generations=generations,
-            crossover_rate=crossover_rate, mutation_rate=mutation_rate, initial_sparsity=initial_sparsity,
-            finetune_epochs=finetune_epochs, final_epochs=final_epochs, learning_rate=learning_rate,
-            batch_size=batch_size, distill=distill, include_norm=include_norm,
+            budget=budget, guidance=guidance.value, algorithm=algorithm, floor=floor, max_drop=max_drop,
+            sparsity=sparsity, passes=_numbers(passes), front=front, alpha=alpha, population=population,
+            generations=generations, crossover_rate=crossover_rate, mutation_rate=mutation_rate,
+            initial_sparsity=initial_sparsity, finetune_epochs=finetune_epochs, final_epochs=final_epochs,
+            learning_rate=learning_rate, batch_size=batch_size, distill=distill, include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
             scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
-            threads=threads,             command=shlex.join(["evoprune", *sys.argv[1:]]),
+            threads=threads, command=shlex.join(["evoprune", *sys.argv[1:]]),
         )  # fmt: skip
         with ProgressView(quiet) as view:
             result = api.prune_named(settings, folder, overwrite, view)

@@ -41,8 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
         for space, algorithm in (
             ("allocation", "ga"), ("allocation", "evopress"), ("allocation", "cmaes"), ("allocation", "nsga2"),
             ("allocation", "random"), ("weights", "steady"), ("weights", "pbil"), ("weights", "evopress"),
+            ("mixture", "ga"), ("mixture", "steady"), ("mixture", "evopress"), ("mixture", "random"),
         )
     },
+    "budget in bytes": {"sparsity": 0.6, "space": "allocation", "budget": "bytes", "finetune_epochs": 1},
     "front": {"max_drop": 5.0, "front": True, "finetune_epochs": 1, "final_epochs": 1, "learning_rate": 0.01},
     "masks tighten in training": {
         "sparsity": 0.8, "space": "allocation", "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1,

@@ -53,6 +53,21 @@ def test_every_algorithm_meets_the_sparsity_in_the_allocation_space(algorithm: s
     assert result.summary["algorithm"] == algorithm
 
 
+@pytest.mark.parametrize("algorithm", ["ga", "steady", "random"])
+def test_a_mixture_spends_the_second_part_of_a_stage_on_bits(algorithm: str) -> None:
+    """What it ends with is no level of the order any more, and the sparsity is exact in both parts."""
+    events: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"passes": [0.6], "space": "mixture", "algorithm": algorithm, "guidance": "magnitude"}
+    options |= {"population": 6, "generations": 6, "threads": 1, "listener": events.append}
+    result = evoprune.prune(net(), evoprune.accuracy(data()), **options)
+    assert result.sparsity == pytest.approx(0.6, abs=0.003)
+    shares = [s for e in events if e["event"] == "generation" for s in e["candidates"]["sparsity"]]
+    assert len(set(shares)) == 1
+    kept = {name: weight_of(net(), name)[mask].abs().min() for name, mask in result.masks.items()}
+    gone = {name: weight_of(net(), name)[~mask].abs().max() for name, mask in result.masks.items()}
+    assert any(gone[name] > kept[name] for name in kept)
+
+
 def test_screening_scores_most_candidates_on_few_samples() -> None:
     full = pruned(sparsity=0.6, space="allocation", algorithm="random", population=16)
     screened = pruned(sparsity=0.6, space="allocation", algorithm="evopress", population=16)
@@ -80,6 +95,9 @@ def test_nsga2_ends_a_stage_at_its_target() -> None:
         ({"algorithm": "nsga2"}, "space allocation"),
         ({"algorithm": "cmaes"}, "space allocation"),
         ({"algorithm": "pbil", "space": "allocation"}, "space weights"),
+        ({"algorithm": "pbil", "space": "mixture"}, "space weights"),
+        ({"algorithm": "cmaes", "space": "mixture"}, "space allocation"),
+        ({"algorithm": "nsga2", "space": "mixture"}, "space allocation"),
     ],
 )
 def test_what_does_not_go_together_is_said(options: dict[str, str], words: str) -> None:

@@ -17,6 +17,7 @@ from evoprune.search import (
     NSGA2,
     PBIL,
     Algorithm,
+    BoundarySwaps,
     BudgetedBits,
     EvoPress,
     GenerationalGA,
@@ -51,9 +52,16 @@ def even_ranks(sizes: tuple[int, ...], seed: int) -> Tensor:
     return torch.cat([torch.randperm(size, generator=rng(seed)) / size for size in sizes])
 
 
+def swaps(sizes: tuple[int, ...]) -> BoundarySwaps:
+    ranks = torch.cat([torch.randperm(size, generator=rng(99)) for size in sizes])
+    start = torch.cat([part < -(-len(part) // 3) for part in ranks.split(sizes)])
+    return BoundarySwaps(sizes, ranks, start, reach=1.0)
+
+
 GENES: dict[str, Callable[[tuple[int, ...]], Genes]] = {
     "BudgetedBits": budgeted,
     "BudgetedBits, guided": lambda sizes: budgeted(sizes, priority=even_ranks(sizes, 99)),
+    "BoundarySwaps": swaps,
     "PlainBits": lambda sizes: PlainBits(sum(sizes), density=0.4),
     "Shares": lambda sizes: Shares(len(sizes)),
     "Shares, blended, free total": lambda sizes: Shares(len(sizes), crossover="blend", free_total=True),

@@ -1,8 +1,17 @@
 """Plans to scores: the reference, one candidate at a time, and ways that give its scores faster."""
 
 from evoprune.evaluate.choose import WAYS, make_evaluator
+from evoprune.evaluate.costs import Costs, measure_costs
 from evoprune.evaluate.memory import reuse_freed_memory
 from evoprune.evaluate.reference import ReferenceEvaluator
 from evoprune.evaluate.sampled import SampledEvaluator
 
-__all__ = ["WAYS", "ReferenceEvaluator", "SampledEvaluator", "make_evaluator", "reuse_freed_memory"]
+__all__ = [
+    "WAYS",
+    "Costs",
+    "ReferenceEvaluator",
+    "SampledEvaluator",
+    "make_evaluator",
+    "measure_costs",
+    "reuse_freed_memory",
+]

@@ -114,6 +114,10 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
         Tile("Sparsity", wording.percent(pruned.sparsity), kept),
         Tile(f"{split} {_score_word(run)}".capitalize(), wording.score(after, accuracy), change),
     ]
+    budget = result.budget
+    if budget is not None and budget.kind != "weights":
+        less = wording.percent(1 - budget.share_left)
+        tiles.append(Tile(f"Fewer {budget.kind}", less, wording.spent(budget.pruned, budget.dense)))
     validation = f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}"
     if run.floor is not None and pruned.val_score is not None:
         met = pruned.val_score >= run.floor

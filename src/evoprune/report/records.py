@@ -63,6 +63,15 @@ class FinetuneCost(Record):
     seconds: float = 0.0
 
 
+class Budget(Record):
+    """What the run's exact budget counted."""
+
+    kind: str
+    dense: int
+    pruned: int
+    share_left: float
+
+
 class FrontRow(Record):
     """A model that no other of the run beats in both; `folder` is where it lies, if it was kept."""
 
@@ -82,6 +91,7 @@ class Result(Record):
     seed: int | None = None
     device: str | None = None
     versions: dict[str, object] = {}
+    budget: Budget | None = None
     dense: DenseModel
     pruned: PrunedModel
     layers: list[LayerRow]

@@ -59,6 +59,7 @@ class Panel:
 
 def sparsity_by_generation(run: Run) -> list[Panel]:
     panels: dict[tuple[str, ...], list[Curve]] = {}
+    in_weights = run.config.get("budget", "weights") == "weights"  # else the target is no sparsity
     for number, stage in enumerate(run.stages, start=1):
         generations = [g for g in stage.generations if g.best.sparsity is not None]
         if not generations:
@@ -73,7 +74,7 @@ def sparsity_by_generation(run: Run) -> list[Panel]:
             best=[nan(g.best.sparsity) for g in generations],
             lowest=[min(values) for values in ranges],
             highest=[max(values) for values in ranges],
-            target=stage.start.target,
+            target=stage.start.target if in_weights else None,
         )
         curves.append(curve)
     return [Panel(_layers_in_words(layers), curves) for layers, curves in panels.items()]

@@ -46,6 +46,8 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         f"sparsity             {wording.percent(pruned.sparsity)}"
         f" ({wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights are not zero)"
     ]
+    if content.budget is not None and content.budget.kind != "weights":
+        lines.append(f"{content.budget.kind:<20} {wording.spent(content.budget.pruned, content.budget.dense)}")
     for split, before, after in (
         ("validation", dense.val_score, pruned.val_score),
         ("test", dense.test_score, pruned.test_score),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "drop", "duration", "percent", "score", "size"]
+__all__ = ["count", "drop", "duration", "percent", "score", "size", "spent"]
 
 NONE = "\N{EN DASH}"
 
@@ -10,6 +10,11 @@ NONE = "\N{EN DASH}"
 def count(value: float | None) -> str:
     """61470 -> `61,470`."""
     return NONE if value is None else f"{value:,.0f}"
+
+
+def spent(pruned: int, dense: int) -> str:
+    """28104 of 281040 -> `28,104 of 281,040 are left (10.00 %)`."""
+    return f"{count(pruned)} of {count(dense)} are left ({percent(pruned / dense)})"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

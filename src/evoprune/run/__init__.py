@@ -1,5 +1,6 @@
 """Runs: settings, schedule, the main loop, journal and snapshots, results."""
 
+from evoprune.run.costing import costs_of
 from evoprune.run.finish import finish, side, status_after_finetuning, write_outputs
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
@@ -10,6 +11,6 @@ from evoprune.run.task import Task
 
 __all__ = [
     "Folder", "Journal", "Listener", "Result", "Runner", "Settings", "Task",
-    "finish", "floor_of", "make_settings", "parse_duration", "read_points", "side", "status_after_finetuning",
-    "write_outputs",
+    "costs_of", "finish", "floor_of", "make_settings", "parse_duration", "read_points", "side",
+    "status_after_finetuning", "write_outputs",
 ]  # fmt: skip

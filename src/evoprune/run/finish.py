@@ -48,7 +48,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         dense: the model as it was before.
     """
     task, state, settings = runner.task, runner.state, runner.settings
-    masks = state.accepted.masks
+    masks, costs = state.accepted.masks, runner.costs
     val_score = float(task.val_score(task.model))
     dense_side = side(task, dense, {}, state.dense_val_score)
     evaluated = max(1, getattr(task.val_score, "samples", 1))
@@ -65,6 +65,12 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "versions": versions(),
         "dense": {key: dense_side[key] for key in ("val_score", "test_score", "weights", "file_bytes")},
         "pruned": side(task, task.model, masks, val_score),
+        "budget": {
+            "kind": costs.kind,
+            "dense": costs.dense,
+            "pruned": runner.cost(),
+            "share_left": runner.cost() / costs.dense,
+        },
         "floor": runner.floor,
         "status": _status(runner, val_score),
         "layers": describe_layers(task.layers, masks),
@@ -110,11 +116,13 @@ def _status(runner: Runner, val_score: float) -> str:
         return f"nothing could be pruned {reason}; the dense model is returned"
     if floor is not None and val_score < floor:
         return _below(val_score, floor) + ("; the time was up" if late else "")
-    if wanted is not None and runner.sparsity() < wanted - 0.001:
+    gone, quantity = 1 - runner.cost() / runner.costs.dense, runner.costs.kind
+    reached = f"sparsity {gone:.4f}" if quantity == "weights" else f"{gone:.4f} of the {quantity} gone"
+    if wanted is not None and gone < wanted - 0.001:
         reason = "every layer keeps a weight" if floor is None else "the floor no longer held"
         reason = "the time was up" if late else reason
-        return f"ended at sparsity {runner.sparsity():.4f}, below the {wanted:g} asked for, because {reason}"
-    return f"ended early at sparsity {runner.sparsity():.4f} because the time was up" if late else "complete"
+        return f"ended at {reached}, below the {wanted:g} asked for, because {reason}"
+    return f"ended early at {reached} because the time was up" if late else "complete"
 
 
 def _below(val_score: float, floor: float) -> str:

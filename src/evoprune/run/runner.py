@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError, generator, resolve_layers, sparsity_of, weight_of
 from evoprune.evaluate import reuse_freed_memory
+from evoprune.run.costing import costs_of
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
 from evoprune.run.result import describe_layers
@@ -63,6 +64,7 @@ class Runner:
     ) -> None:
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
+        self.costs = costs_of(task, settings)
         self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
         if self.teacher is not None and isinstance(task.train, TensorSource):
             task.train.ask(self.teacher)
@@ -115,7 +117,9 @@ class Runner:
 
     def _next_stage(self) -> Stage | None:
         planned, late = (
-            next_stage(self.settings, self.layers, self.state.history, self.task.train is not None, out_of_time)
+            next_stage(
+                self.settings, self.layers, self.state.history, self.task.train is not None, out_of_time, self.costs
+            )
             for out_of_time in (False, True)
         )
         if not self._out_of_time():
@@ -130,7 +134,7 @@ class Runner:
     def _search(self, stage: Stage) -> None:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
-        search = make_search(self.task, settings, state, stage, self.floor, self.device)
+        search = make_search(self.task, settings, state, stage, self.floor, self.device, self.costs)
         for number in range(state.step, settings.generations + 1):
             rng = generator(settings.seed, stage.index, number)
             population = None if state.population is None else unpacked(state.population, search.space.genes)
@@ -301,9 +305,10 @@ class Runner:
 
     # -- small things ------------------------------------------------------------------------------------
 
-    def sparsity(self) -> float:
-        """Of the layers this run prunes, as kept so far."""
-        return sparsity_of(self.state.accepted.masks, self.layers)
+    def cost(self) -> int:
+        """Of the model as kept so far, in what the budget counts."""
+        masks = self.state.accepted.masks
+        return self.costs.of([int(masks[layer.name].count_nonzero()) for layer in self.layers])
 
     def elapsed(self) -> float:
         """Seconds of work so far, those before an interruption included."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evoprune.core import Layer
+from evoprune.evaluate import Costs
 from evoprune.run.settings import Settings
 
 __all__ = ["Outcome", "Stage", "next_stage"]
@@ -35,8 +36,8 @@ class Stage:
         name: shown to the user.
         layers: the layers searched; none for a stage that only fine-tunes.
         round: which pass over the model.
-        target: sparsity of the stage's layers; a threshold that ends the search early for the original
-            preset, met exactly by the default one.
+        target: sparsity of the stage's layers, or the share that goes of what the budget counts; a threshold that
+            ends the search early for the original preset, met exactly by the default one.
         epochs: of fine-tuning after the search, with a constant learning rate.
         final_epochs: of fine-tuning after that, along the final schedule; with `only_below_floor` they are
             spent only where the floor is not held without them.
@@ -82,6 +83,7 @@ def next_stage(
     history: Sequence[Outcome],
     trainable: bool,
     out_of_time: bool,
+    costs: Costs | None = None,
 ) -> Stage | None:
     """The next stage, or None when the run is done.
 
@@ -91,10 +93,13 @@ def next_stage(
         history: outcomes of the stages so far, in order.
         trainable: whether there is training data; without it nothing is fine-tuned.
         out_of_time: end as soon as the result is valid and fine-tuned.
+        costs: what the budget counts; None for the weights of the layers.
     """
     if settings.preset == "original":
         return _original(settings, layers, history, trainable, out_of_time)
-    return _ladder(settings, layers, history, trainable, out_of_time)
+    sizes = [layer.size for layer in layers]
+    costs = Costs("weights", (1,) * len(sizes), 0, sum(sizes)) if costs is None else costs
+    return _ladder(settings, layers, history, trainable, out_of_time, costs)
 
 
 def _original(
@@ -126,6 +131,7 @@ def _ladder(
     history: Sequence[Outcome],
     trainable: bool,
     out_of_time: bool,
+    costs: Costs,
 ) -> Stage | None:
     """All layers at once, sparser in every pass, until the goal is met or the floor no longer holds."""
     index = len(history)
@@ -133,40 +139,43 @@ def _ladder(
     short, long = (settings.finetune_epochs, settings.final_epochs) if trainable else (0, 0)
     accepted = [outcome for outcome in history if outcome.accepted]
     failed = [outcome for outcome in history if not outcome.accepted]
-    most = 1 - len(layers) / sum(layer.size for layer in layers)  # one weight a layer
     if settings.front and sum(outcome.below_floor for outcome in history) >= FRONT_STAGES_BELOW:
         return None
-    if (target := _next_target(settings, accepted, failed, most)) is None or (out_of_time and history):
+    if (target := _next_target(settings, accepted, failed, costs)) is None or (out_of_time and history):
         if long and accepted and not accepted[-1].polished:
             return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
         return None
     several = f"{len(names)} layers" if settings.layers else "all layers"
     name = f"{several if len(names) > 1 else names[0]} to {target:.2%}"
-    if target <= 1 - LATER and not settings.passes:
+    if costs.kind != "weights":
+        name += f" fewer {costs.kind}"
+    if target <= costs.free - LATER * costs.free and not settings.passes:
         short = (short + 1) // 2  # while much is left to prune, little is lost
     goal = target in (settings.sparsity, *(settings.passes or [])[-1:])
     return Stage(index, name, names, index, target, short, long, only_below_floor=not goal and not settings.front)
 
 
 def _next_target(
-    settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome], most: float
+    settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome], costs: Costs
 ) -> float | None:
+    """Densities are of what is not constant, as shares of the dense model."""
     given = [target for target in settings.passes or [] if target < 1]
     if len(accepted) < len(given) and not failed:
         return given[len(accepted)]
     if given and (settings.passes == given or len(accepted) < len(given)):
         return None
-    density = 1 - accepted[-1].target if accepted else 1.0
+    free = costs.free
+    density = free - accepted[-1].target if accepted else free
     if failed:
-        too_few = 1 - min(outcome.target for outcome in failed)
+        too_few = free - min(outcome.target for outcome in failed)
         if (accepted and len(failed) >= TRIES_AT_FLOOR) or too_few > NEAR * density:
             return None
-        return 1 - math.sqrt(density * too_few)
+        return free - math.sqrt(density * too_few)
     if settings.tightens and settings.sparsity is not None:
         left = 1 - (len(accepted) + 1) / GRADUAL_STAGES
         return settings.sparsity * (1 - left**3) if left >= 0 else None
-    density *= FIRST_STEPS if density > LATER else LATER_STEPS
-    if settings.sparsity is not None and density < 1.15 * (1 - settings.sparsity):
-        density = 1 - settings.sparsity
-    target = min(most, round(1 - density, 12))
+    density *= FIRST_STEPS if density > LATER * free else LATER_STEPS
+    if settings.sparsity is not None and density < 1.15 * (free - settings.sparsity):
+        density = free - settings.sparsity
+    target = min(costs.most, round(free - density, 12))
     return None if accepted and accepted[-1].target >= target else target

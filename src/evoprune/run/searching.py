@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evoprune.core import Evaluator, EvopruneError, Layer, Scores, generator, resolve_layers
-from evoprune.evaluate import make_evaluator
+from evoprune.evaluate import Costs, make_evaluator
 from evoprune.guidance import Advice, advise
 from evoprune.run.objective import mixed_fitness, score_fitness
 from evoprune.run.schedule import Stage
@@ -19,7 +19,9 @@ from evoprune.run.task import Task
 from evoprune.scoring import DataScore
 from evoprune.search import (
     Algorithm,
+    BoundarySwaps,
     BudgetedBits,
+    InTurn,
     OriginalGA,
     Population,
     Proposal,
@@ -27,8 +29,9 @@ from evoprune.search import (
     best_of,
     lexicographic_order,
     make_algorithm,
+    share_costs,
 )
-from evoprune.spaces import AllocationSpace, Space, WeightSpace, unpack_bits
+from evoprune.spaces import AllocationSpace, MixtureSpace, Space, WeightSpace, unpack_bits
 from evoprune.surgery import swap_weights
 
 __all__ = ["Scored", "Search", "make_search"]
@@ -117,7 +120,13 @@ class Search:
 
 
 def make_search(
-    task: Task, settings: Settings, state: RunState, stage: Stage, floor: float | None, device: torch.device
+    task: Task,
+    settings: Settings,
+    state: RunState,
+    stage: Stage,
+    floor: float | None,
+    device: torch.device,
+    costs: Costs,
 ) -> Search:
     """The search of `stage`.
 
@@ -129,13 +138,13 @@ def make_search(
     if settings.preset == "original":
         space, algorithm = _original(layers, settings, state.warm.get(stage.name))
     else:
-        keep = stage.keep([layer.size for layer in layers])
-        present = sum(int(state.now.masks[layer.name].count_nonzero()) for layer in layers)
+        counts = torch.stack([state.now.masks[layer.name].count_nonzero() for layer in layers])
+        present, keep = int(counts.sum()), _kept_at(stage, layers, costs, counts)
         smallest, place = LOWEST_SHARE * keep / max(present, 1), (settings.seed, stage.index, PRIORITY_STREAM)
         # Guidance looks at the pruned model.
         now = state.now
         advice = advise(settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place)
-        space, algorithm = _default(layers, settings, state, keep, advice, generator(*place))
+        space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)
         swap_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
 
@@ -160,6 +169,16 @@ def make_search(
     return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front, *spent)
 
 
+def _kept_at(stage: Stage, layers: Sequence[Layer], costs: Costs, counts: Tensor) -> int:
+    """Weights that stay at the stage's target; of a budget in another quantity, if all layers thin out alike."""
+    sizes = [layer.size for layer in layers]
+    if costs.kind == "weights":
+        return stage.keep(sizes)
+    even, base = torch.zeros(1, len(layers)), counts.clamp(min=1)
+    shared = share_costs(even, base, torch.tensor(sizes), torch.tensor(costs.units), costs.allowance(stage.target))
+    return int(shared.sum())
+
+
 def _original(layers: Sequence[Layer], settings: Settings, warm: Tensor | None) -> tuple[Space, Algorithm]:
     space = WeightSpace(layers)
     return space, OriginalGA(
@@ -170,7 +189,7 @@ def _original(layers: Sequence[Layer], settings: Settings, warm: Tensor | None) 
 
 def _default(
     layers: Sequence[Layer], settings: Settings, state: RunState, keep: int, advice: Advice | None,
-    rng: torch.Generator,
+    rng: torch.Generator, costs: Costs, target: float,
 ) -> tuple[Space, Algorithm]:  # fmt: skip
     weights, front = WeightSpace(layers), settings.algorithm == "nsga2"
     present = weights.join(state.now.masks)
@@ -178,14 +197,28 @@ def _default(
     start = present if first is None or front else first
     priority = None if advice is None else advice.order
     rates = {"crossover_rate": settings.crossover_rate} if settings.algorithm in ("ga", "steady", "nsga2") else {}
+    if front and settings.space != "allocation":
+        raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
     if settings.space == "weights":
-        if front:
-            raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
         bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
         return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)
     if priority is None:  # nothing is known of the weights: any order
         priority = torch.rand(weights.genes, generator=rng)
     base = torch.stack([part.count_nonzero() for part in start.split(weights.sizes)])
     shares = Shares(len(layers), free_total=front, lowest=min(0.99, keep / max(1, int(base.sum()))))
-    space = AllocationSpace(layers, priority, base, keep, front)
-    return space, make_algorithm(settings.algorithm, shares, settings.population, **rates)
+    if costs.kind == "weights":
+        allocation = AllocationSpace(layers, priority, base, keep, front)
+    else:
+        allocation = AllocationSpace(layers, priority, base, costs.allowance(target), unit=torch.tensor(costs.units))
+    by_shares = make_algorithm(settings.algorithm, shares, settings.population, **rates)
+    if settings.space == "allocation":
+        return allocation, by_shares
+    mixture, ranks = MixtureSpace(allocation, weights), weights.join(allocation.ranks)
+
+    def by_swaps(genome: Tensor) -> Algorithm:
+        swaps = BoundarySwaps(weights.sizes, ranks, mixture.bits(genome))
+        return make_algorithm(settings.algorithm, swaps, settings.population, **rates)
+
+    by_swaps(torch.zeros(len(layers)))  # what cannot be evolved is said at once
+    turn = 1 + (settings.generations - 1) // 2 * by_shares.asks_per_generation  # the first population is told at once
+    return mixture, InTurn(by_shares, by_swaps, turn)

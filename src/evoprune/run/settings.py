@@ -18,6 +18,7 @@ class Settings(BaseModel):
     """All numbers and choices of a run. A field left None is decided from the preset or the model.
 
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
+    `sparsity` is the share that goes of what `budget` names, see evaluate/costs.py.
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     `directory` is where the run was started, and modules of one's own are imported from; `data_digest` tells whether
@@ -31,11 +32,12 @@ class Settings(BaseModel):
     data: str | None = None
     layers: list[str] | None = None
     include_norm: bool = False
-    space: Literal["weights", "allocation"] = "weights"
+    space: Literal["weights", "allocation", "mixture"] = "weights"
     preset: Literal["default", "original"] = "default"
     algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "ga"
     guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
 
+    budget: Literal["weights", "parameters", "flops", "bytes"] = "weights"
     floor: float | None = None
     max_drop: float | None = Field(None, ge=0)
     sparsity: float | None = Field(None, gt=0, lt=1)
@@ -75,7 +77,7 @@ class Settings(BaseModel):
     @property
     def tightens(self) -> bool:
         """Whether training itself prunes, by budgets that the search proposes."""
-        return self.space == "allocation" and self.guidance == "gradient"
+        return self.space == "allocation" and self.guidance == "gradient" and self.budget == "weights"
 
     @field_validator("passes")
     @classmethod
@@ -140,6 +142,8 @@ def make_settings(**given: Any) -> Settings:
     if preset == "default" and given.get("guidance") == "gradient":
         defaults["space"] = "allocation"  # the weights of a layer by the rule, how many by evolution
     _refuse_contradictions(given, preset)
+    if given.get("budget", "weights") != "weights":
+        _refuse_without_budget(defaults | given)
     if "floor" in given and "max_drop" in given:
         raise EvopruneError("--floor and --max-drop say the same thing in two ways; give one of them")
     try:
@@ -169,6 +173,19 @@ def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
     for name in ("alpha", "initial_sparsity"):
         if name in given and preset != "original":
             raise EvopruneError(f"--{name.replace('_', '-')} belongs to --preset original; leave it out")
+
+
+def _refuse_without_budget(chosen: dict[str, Any]) -> None:
+    """A budget in another quantity than weights needs what can keep to it."""
+    option = f"--budget {chosen['budget']}"
+    if chosen.get("preset", "default") == "original":
+        raise EvopruneError(f"{option} goes with --preset default: the original preset keeps to no budget")
+    if chosen.get("space", "weights") == "weights":
+        raise EvopruneError(f"{option} is shared between layers: add --space allocation")
+    if "sparsity" not in chosen:
+        raise EvopruneError(f"{option} needs --sparsity, the share of it that goes")
+    if chosen.get("algorithm") == "nsga2":
+        raise EvopruneError(f"{option} is exact, and --algorithm nsga2 leaves the total free; choose another algorithm")
 
 
 def parse_duration(text: str) -> float:

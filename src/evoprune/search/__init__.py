@@ -5,12 +5,15 @@ survives, and who is a parent).
 """
 
 from evoprune.search.algorithm import Algorithm, Population, Screening, best_of, lexicographic_order
+from evoprune.search.boundary_swaps import BoundarySwaps
 from evoprune.search.budget import share_budget
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.cmaes import CMAES
+from evoprune.search.cost_budget import share_costs
 from evoprune.search.evopress import EvoPress
 from evoprune.search.generational_ga import GenerationalGA
 from evoprune.search.genes import BitGenes, Genes, Proposal
+from evoprune.search.in_turn import InTurn
 from evoprune.search.nsga2 import NSGA2
 from evoprune.search.original_ga import OriginalGA
 from evoprune.search.pareto import non_dominated
@@ -23,8 +26,8 @@ from evoprune.search.steady_state_ga import SteadyStateGA
 from evoprune.search.units import evolve_units, nested_ranks
 
 __all__ = [
-    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BudgetedBits", "EvoPress",
-    "GenerationalGA", "Genes", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch", "Screening",
-    "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm", "nested_ranks",
-    "non_dominated", "share_budget",
+    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BoundarySwaps", "BudgetedBits", "EvoPress",
+    "GenerationalGA", "Genes", "InTurn", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch",
+    "Screening", "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm",
+    "nested_ranks", "non_dominated", "share_budget", "share_costs",
 ]  # fmt: skip

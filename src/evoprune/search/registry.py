@@ -8,6 +8,7 @@ from typing import Any
 
 from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Algorithm
+from evoprune.search.boundary_swaps import BoundarySwaps
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.cmaes import CMAES
 from evoprune.search.evopress import EvoPress
@@ -36,7 +37,7 @@ class Entry:
     """
 
     kind: Callable[..., Algorithm]
-    genes: tuple[type, ...] = (BudgetedBits, PlainBits, Shares)
+    genes: tuple[type, ...] = (BoundarySwaps, BudgetedBits, PlainBits, Shares)
     hint: str = ""
     by_length: bool = False
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evoprune.core import Layer, Masks
-from evoprune.search import share_budget
+from evoprune.search import share_budget, share_costs
 
 __all__ = ["AllocationSpace"]
 
@@ -25,14 +25,23 @@ class AllocationSpace:
         layers: the layers that the genome speaks of, in order.
         priority: (W,) float over the weights of all layers, flattened and joined; each layer keeps its highest.
         base: (L,) weights of each layer that a gene of 0 stands for, before the budget scales them.
-        keep: weights that stay in all.
+        keep: weights that stay in all; with `unit`, what they may cost.
         free_total: whether a last gene, the log of the density relative to `base`, decides how many stay in all;
             never fewer than `keep`.
+        unit: (L,) int64, what a weight of each layer costs; None where only their number counts.
     """
 
     def __init__(
-        self, layers: Sequence[Layer], priority: Tensor, base: Tensor, keep: int, free_total: bool = False
+        self,
+        layers: Sequence[Layer],
+        priority: Tensor,
+        base: Tensor,
+        keep: int,
+        free_total: bool = False,
+        unit: Tensor | None = None,
     ) -> None:
+        assert unit is None or not free_total
+        self.unit = unit
         self.layers = tuple(layers)
         self.sizes = torch.tensor([layer.size for layer in layers])
         self.genes = len(self.layers) + free_total
@@ -42,6 +51,8 @@ class AllocationSpace:
 
     def counts(self, genomes: Tensor) -> Tensor:
         """(P, G) float -> (P, L) weights that each layer keeps."""
+        if self.unit is not None:
+            return share_costs(genomes, self.base, self.sizes, self.unit, self.keep)
         total: int | Tensor = self.keep
         if self.free_total:
             start = float(self.base.sum())
