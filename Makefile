@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench bench-scoring bench-generation bench-lenet5 docs clean
+.PHONY: help demo test lint types bench bench-scoring bench-generation bench-lenet5 bench-search bench-quality docs clean
 MNIST ?= mnist
 CIFAR10 ?= cifar10
 
@@ -47,6 +47,14 @@ bench-scoring: $(VENV)/installed-dev ## candidates a second against the referenc
 
 bench-generation: $(VENV)/installed-dev ## what a generation costs beside scoring, 1e4 to 1e8 bits
 	@$(BIN)/python benchmarks/generation.py
+
+bench-search: $(VENV)/installed-dev ## every search against chance, without training, half an hour (MNIST=folder)
+	@$(BIN)/python benchmarks/quality_search.py --data $(MNIST)
+	@$(BIN)/python benchmarks/quality_page.py
+
+bench-quality: $(VENV)/installed-dev ## evolution against rules at equal time, three hours (MNIST=folder)
+	@$(BIN)/python benchmarks/quality.py --data $(MNIST)
+	@$(BIN)/python benchmarks/quality_page.py
 
 bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 4 to 20 minutes each (MNIST=folder)
 	@$(BIN)/python benchmarks/lenet5.py --data $(MNIST)

@@ -76,7 +76,7 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule | None,
             if rule is None and schedule == "constant":
                 weights = {layer.name: weight_of(model, layer.name) for layer in layers}
                 keep = stage.keep([layer.size for layer in layers])
-                tightening = Tightening(weights, masks, keep, count * source.steps, torch.zeros(len(layers)))
+                tightening = Tightening(weights, masks, keep, count * source.steps)
             recipe = Recipe(
                 epochs=count, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule=schedule,
                 learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, distill=settings.distill,

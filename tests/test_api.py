@@ -365,9 +365,21 @@ def test_norm_scales_on_demand() -> None:
     consistent(quick(model(), include_norm=True), layers=3)
 
 
+@pytest.mark.parametrize("space", ["weights", "allocation"])
 @pytest.mark.parametrize("guidance", ["none", "magnitude", "gradient"])
-def test_guidance(guidance: str) -> None:
-    consistent(quick(model(), guidance=guidance))
+def test_guidance(guidance: str, space: str) -> None:
+    consistent(quick(model(), guidance=guidance, space=space))
+
+
+def test_guidance_gradient_prunes_while_training_where_it_can() -> None:
+    options: dict[str, Any] = {"guidance": "gradient", "population": None, "generations": None}
+    trained = quick(model(), **options)
+    consistent(trained)
+    assert (trained.summary["space"], trained.summary["algorithm"]) == ("training", "none")
+    assert trained.summary["search"]["evaluations"] == 0
+    assert quick(model(), train=None, guidance="gradient").summary["space"] == "allocation"
+    with pytest.raises(EvopruneError, match="belongs to a search"):
+        quick(model(), guidance="gradient", generations=2)
 
 
 @pytest.mark.parametrize("preset", ["default", "original"])
@@ -460,7 +472,9 @@ def test_the_number_of_threads_is_left_as_found() -> None:
 def test_gradient_guidance_with_a_frozen_layer() -> None:
     net = model()
     net[0].requires_grad_(False)
-    consistent(quick(net, guidance="gradient"))
+    for space in ("weights", "training"):
+        options = {"population": None, "generations": None} if space == "training" else {}
+        consistent(quick(net, guidance="gradient", space=space, **options))
 
 
 def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path) -> None:

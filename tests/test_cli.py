@@ -113,14 +113,14 @@ def test_guidance_gradient_prunes_while_training(evoprune: Command, digits: Path
     """By default, without --space: training tightens the masks, and the way to the goal is gradual."""
     out = tmp_path / "run"
     ran = evoprune(
-        "prune", "lenet5", "--data", digits, "--guidance", "gradient", "--sparsity", 0.9, "--generations", 1,
+        "prune", "lenet5", "--data", digits, "--guidance", "gradient", "--sparsity", 0.9,
         "--finetune-epochs", 1, "--final-epochs", 1, "--out", out,
     )  # fmt: skip
     assert ran.code == 0, ran.err
     events = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     targets = [event["target"] for event in events if event["event"] == "stage_start"]
     assert targets == pytest.approx([0.9 * (1 - (1 - stage / 8) ** 3) for stage in range(1, 9)])
-    assert json.loads((out / "result.json").read_text())["space"] == "allocation"
+    assert json.loads((out / "result.json").read_text())["space"] == "training"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -356,6 +356,8 @@ def test_help_and_version_of_the_installed_command() -> None:
         (("prune", "lenet5", "--passes", "much"), ("--passes 'much'",)),
         (("prune", "lenet5", "--floor", 0.5, "--max-drop", 1), ("--floor", "--max-drop")),
         (("prune", "lenet5", "--time-limit", "soon"), ("--time-limit 'soon'", "10m")),
+        (("prune", "lenet5", "--guidance", "gradient", "--generations", 3), ("--generations", "add --space weights")),
+        (("prune", "lenet5", "--space", "training"), ("needs --guidance gradient",)),
         (("prune", "lenet5", "--space", "blocks"), ("--space 'blocks'", "weights")),
         (("prune", "lenet5", "--algorithm", "luck"), ("--algorithm 'luck'", "ga")),
         (("prune", "lenet5", "--preset", "best"), ("--preset", "default", "original")),

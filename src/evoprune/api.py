@@ -104,6 +104,8 @@ def prune(
     settings.setdefault("score_name", getattr(name, "__name__", type(name).__name__).lower())
     if train is None and settings.get("preset", "default") == "default":
         settings.setdefault("generations", UNTUNED_GENERATIONS)
+        if settings.get("guidance") == "gradient":
+            settings.setdefault("space", "allocation")  # without training nothing can tighten in it
     names = [layers] if isinstance(layers, str) else layers
     chosen = make_settings(layers=list(names) if names is not None else None, **settings)
     chosen = chosen.model_copy(update={"has_train": train is not None, "has_test": test is not None})

@@ -90,8 +90,8 @@ def prune(
     space: Annotated[
         str | None,
         typer.Option(
-            help="weights (default): one bit a weight; allocation (default with guidance gradient): one budget a layer;"
-            " mixture: budgets, then bits near their boundaries."
+            help="weights: one bit a weight (default); allocation: one budget a layer; mixture: budgets, then bits near"
+            " their boundaries; training: no search, masks tighten in training (default with guidance gradient)."
         ),
     ] = None,
     budget: Annotated[
@@ -99,7 +99,9 @@ def prune(
     ] = None,
     preset: Annotated[Preset, typer.Option(help="original: exactly the reference system.")] = Preset.default,
     guidance: Annotated[Guidance, typer.Option(help="What biases proposals; fitness decides.")] = Guidance.none,
-    algorithm: Annotated[str, typer.Option(help="ga, steady, evopress, cmaes, pbil, nsga2 or random.")] = "ga",
+    algorithm: Annotated[
+        str | None, typer.Option(help="ga (default), steady, evopress, cmaes, pbil, nsga2 or random.")
+    ] = None,
     floor: Annotated[float | None, typer.Option(help="Validation score to keep.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of validation score that may be lost.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach.")] = None,

@@ -47,7 +47,8 @@ CASES: dict[str, dict[str, Any]] = {
     "budget in bytes": {"sparsity": 0.6, "space": "allocation", "budget": "bytes", "finetune_epochs": 1},
     "front": {"max_drop": 5.0, "front": True, "finetune_epochs": 1, "final_epochs": 1, "learning_rate": 0.01},
     "masks tighten in training": {
-        "sparsity": 0.8, "space": "allocation", "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1,
+        "sparsity": 0.8, "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1, "population": None,
+        "generations": None,
     },
     "original": {"preset": "original", "finetune_epochs": 1, "final_epochs": 2, "floor": 0.1},
     "original, passes": {

@@ -129,9 +129,7 @@ def run_drawings(run: Run) -> list[Drawing]:
         )
     if (tuned := finetuning(run)) is not None:
         tried = run.result.finetune.epochs - len(tuned.score) if run.result is not None else 0
-        left_out = (
-            f" {wording.count(round(tried))} more were tried and not kept, and are not drawn." if tried > 0 else ""
-        )
+        left_out = f" {wording.count(tried)} more were tried and not kept, and are not drawn." if tried > 0 else ""
         drawings.append(
             Drawing(
                 "finetuning",

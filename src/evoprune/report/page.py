@@ -135,7 +135,7 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
         )
     full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
     tiles.append(Tile("Candidates scored", wording.count(search.evaluations), full))
-    whole = f"{result.finetune.epochs:g} epochs of fine-tuning took {wording.duration(result.finetune.seconds)}"
+    whole = f"{result.finetune.epochs} epochs of fine-tuning took {wording.duration(result.finetune.seconds)}"
     tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
     if pruned.file_bytes is not None:
         tiles.append(

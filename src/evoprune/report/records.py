@@ -59,7 +59,7 @@ class SearchCost(Record):
 
 
 class FinetuneCost(Record):
-    epochs: float = 0
+    epochs: int = 0
     seconds: float = 0.0
 
 

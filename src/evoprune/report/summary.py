@@ -65,7 +65,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         f"the cost of {search.full_evaluations:,.1f} full evaluations",
     )
     lines.append(f"{'search':<20} {wording.count(search.evaluations)} candidates scored in {took} ({cost})")
-    epochs = f"{content.finetune.epochs:g} epochs of fine-tuning"
+    epochs = f"{content.finetune.epochs} epochs of fine-tuning"
     lines.append(f"{'whole run':<20} {wording.duration(content.seconds)}, {epochs}")
     return lines
 

@@ -57,7 +57,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "data": settings.data,
         "score_name": settings.score_name,
         "space": settings.space,
-        "algorithm": settings.algorithm,
+        "algorithm": "none" if settings.tightens else settings.algorithm,
         "preset": settings.preset,
         "guidance": settings.guidance,
         "seed": settings.seed,
@@ -81,7 +81,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
             "seconds": round(state.search_seconds, 3),
             "peak_memory_mb": round(state.scoring_bytes / 2**20, 1),
         },
-        "finetune": {"epochs": round(state.finetune_epochs, 2), "seconds": round(state.finetune_seconds, 3)},
+        "finetune": {"epochs": state.finetune_epochs, "seconds": round(state.finetune_seconds, 3)},
         "seconds": round(runner.elapsed(), 3),
     }
     points = non_dominated(state.front, lambda point: point.score)

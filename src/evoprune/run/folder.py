@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class _Cost(_Strict):
-    epochs: float
+    epochs: int
     seconds: float
 
 

@@ -22,7 +22,6 @@ from evoprune.run.searching import Scored, Search, make_search
 from evoprune.run.settings import Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
-from evoprune.scoring import DataScore
 from evoprune.search import Population
 from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks
 from evoprune.training import FirstSteps, Recipe, TensorSource
@@ -33,10 +32,6 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
 
 SNAPSHOT_SECONDS = 5.0
-TRIAL_STEPS = 100
-"""Training steps after which the evolved budgets are compared with one threshold for all layers."""
-TRIAL_STREAM = 0xFFFF
-"""Place of a trial's random stream beside those of the epochs."""
 TIMED_STEPS = 4
 """Training steps that an epoch's time is estimated from."""
 
@@ -102,10 +97,11 @@ class Runner:
             if stage is None:
                 break
             if state.stage is None:
-                state.stage, state.phase, state.step = stage, "search" if stage.layers else "finetune", 0
+                generations = 0 if self.settings.tightens or not stage.layers else self.settings.generations
+                state.stage, state.phase, state.step = stage, "search" if generations else "finetune", 0
                 self._tell(
                     "stage_start", stage=stage.index, name=stage.name, layers=list(stage.layers), target=stage.target,
-                    **{"pass": stage.round}, generations=self.settings.generations, epochs=stage.epochs,
+                    **{"pass": stage.round}, generations=generations, epochs=stage.epochs,
                 )  # fmt: skip
             if state.phase == "search":
                 self._search(stage)
@@ -161,13 +157,6 @@ class Runner:
         state, model = self.state, self.task.model
         assert state.population is not None
         population = unpacked(state.population, search.space.genes)
-        if self._tightens(stage):
-            evolved = population.genomes[search.best(population)][: len(stage.layers)]
-            state.shares = {"log_share": self._fitter_share(stage, evolved)}
-            state.population, state.phase, state.step = None, "finetune", 0
-            self._put(state.now)
-            self._snapshot()
-            return
         found = search.space.masks(population.genomes[search.best(population)])
         masks = state.now.masks | {name: _never_empty(mask) for name, mask in found.items()}
         if self.settings.preset == "original":
@@ -177,9 +166,6 @@ class Runner:
         state.now = self._kept(masks, state.now.values | values)
         state.population, state.phase, state.step = None, "finetune", 0
         self._snapshot()
-
-    def _tightens(self, stage: Stage) -> bool:
-        return self.settings.tightens and self.task.train is not None and stage.epochs > 0
 
     # -- fine-tuning -------------------------------------------------------------------------------------
 
@@ -200,34 +186,15 @@ class Runner:
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 
-    def _fitter_share(self, stage: Stage, evolved: Tensor) -> Tensor:
-        """(L,) log-shares: the evolved ones, or zeros if one threshold for all layers does better in a short trial.
-
-        Both train a copy for the same steps, in which the masks tighten as far as the whole stage is to take them.
-        """
-        state, begun, tried = self.state, time.perf_counter(), []
-        assert self.task.train is not None
-        source = FirstSteps(self.task.train, TRIAL_STEPS)
-        for log_share in (torch.zeros_like(evolved), evolved.clone()):
-            self._put(state.now)
-            tuner = self._tuner("constant", 1, self._tightening(stage, log_share, source.steps))
-            tuner.source = source
-            tuner.epoch(0, self.settings.seed, stage.index, TRIAL_STREAM)
-            tried.append((-self._val_loss(), log_share))
-            tuner.close()
-        state.finetune_epochs += len(tried) * source.steps / self.task.train.steps
-        state.finetune_seconds += time.perf_counter() - begun
-        return max(tried, key=lambda one: one[0])[1]
-
     def _tuner(self, schedule: str, epochs: int, tightening: Tightening | None = None) -> FineTuner:
         model, masks = self.task.model, self.state.now.masks
         assert self.task.train is not None
         return FineTuner(model, masks, self.task.train, self._recipe(schedule, epochs), self.teacher, tightening)
 
-    def _tightening(self, stage: Stage, log_share: Tensor, steps: int) -> Tightening:
+    def _tightening(self, stage: Stage, steps: int) -> Tightening:
         weights = {name: weight_of(self.task.model, name) for name in stage.layers}
         keep = stage.keep([weight.numel() for weight in weights.values()])
-        return Tightening(weights, self.state.now.masks, keep, steps, log_share)
+        return Tightening(weights, self.state.now.masks, keep, steps)
 
     def _recipe(self, schedule: str, epochs: int) -> Recipe:
         settings = self.settings
@@ -241,9 +208,8 @@ class Runner:
         state, settings = self.state, self.settings
         assert self.task.train is not None
         tightening = None
-        if state.shares:
-            steps = (last - first) * self.task.train.steps
-            tightening = self._tightening(stage, state.shares["log_share"], steps)
+        if settings.tightens and first == 0 and stage.layers:
+            tightening = self._tightening(stage, last * self.task.train.steps)
         tuner = self._tuner(schedule, max(1, last - first), tightening)
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
@@ -262,7 +228,7 @@ class Runner:
             final = -1 if not stage.layers else stage.index
             self._tell("epoch", stage=final, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
             self._snapshot()
-        state.optimizer, state.shares = {}, {}
+        state.optimizer = {}
         tuner.close()
 
     def _hopeless(self, first: int) -> bool:
@@ -316,10 +282,6 @@ class Runner:
 
     def _val_score(self) -> float:
         return float(self.task.val_score(self.task.model))
-
-    def _val_loss(self) -> float:
-        score = self.task.val_score
-        return score.loss(self.task.model) if isinstance(score, DataScore) else -self._val_score()
 
     def _kept(self, masks: dict[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Kept:
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}

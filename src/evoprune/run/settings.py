@@ -32,7 +32,7 @@ class Settings(BaseModel):
     data: str | None = None
     layers: list[str] | None = None
     include_norm: bool = False
-    space: Literal["weights", "allocation", "mixture"] = "weights"
+    space: Literal["weights", "allocation", "mixture", "training"] = "weights"
     preset: Literal["default", "original"] = "default"
     algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "ga"
     guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
@@ -76,8 +76,8 @@ class Settings(BaseModel):
 
     @property
     def tightens(self) -> bool:
-        """Whether training itself prunes, by budgets that the search proposes."""
-        return self.space == "allocation" and self.guidance == "gradient" and self.budget == "weights"
+        """Whether training itself prunes, without a search."""
+        return self.space == "training"
 
     @field_validator("passes")
     @classmethod
@@ -139,9 +139,10 @@ def make_settings(**given: Any) -> Settings:
             raise EvopruneError("--guidance has no effect with --preset original; leave one of them out")
     elif {"floor", "max_drop", "sparsity"}.isdisjoint(given) and given.get("passes", [1.0])[-1:] == [1.0]:
         defaults["max_drop"] = DEFAULT_MAX_DROP
-    if preset == "default" and given.get("guidance") == "gradient":
-        defaults["space"] = "allocation"  # the weights of a layer by the rule, how many by evolution
+    defaults |= _default_space(given, preset)
     _refuse_contradictions(given, preset)
+    if (defaults | given).get("space") == "training":
+        _refuse_beside_training(given)
     if given.get("budget", "weights") != "weights":
         _refuse_without_budget(defaults | given)
     if "floor" in given and "max_drop" in given:
@@ -153,6 +154,14 @@ def make_settings(**given: Any) -> Settings:
         name = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
         reason = first["msg"].removeprefix("Value error, ")
         raise EvopruneError(f"{name} {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _default_space(given: dict[str, Any], preset: str) -> dict[str, Any]:
+    """Guidance gradient prunes while the model trains, where it can."""
+    if preset == "original" or given.get("guidance") != "gradient":
+        return {}
+    able = given.get("budget", "weights") == "weights" and given.get("finetune_epochs", 1) > 0
+    return {"space": "training" if able else "allocation"}
 
 
 def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
@@ -173,6 +182,20 @@ def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
     for name in ("alpha", "initial_sparsity"):
         if name in given and preset != "original":
             raise EvopruneError(f"--{name.replace('_', '-')} belongs to --preset original; leave it out")
+
+
+def _refuse_beside_training(given: dict[str, Any]) -> None:
+    """Where training itself prunes there is no search."""
+    if given.get("guidance") != "gradient" or given.get("finetune_epochs", 1) == 0:
+        raise EvopruneError(
+            "--space training prunes by the gradients of training: it needs --guidance gradient and epochs"
+        )
+    for name in ("algorithm", "population", "generations", "crossover_rate", "mutation_rate", "scoring"):
+        if name in given:
+            raise EvopruneError(
+                f"--{name.replace('_', '-')} belongs to a search, and with --guidance gradient training itself prunes;"
+                " add --space weights, allocation or mixture to search"
+            )
 
 
 def _refuse_without_budget(chosen: dict[str, Any]) -> None:

@@ -67,21 +67,19 @@ class RunState:
     generations: int = 0
     search_seconds: float = 0.0
     finetune_seconds: float = 0.0
-    finetune_epochs: float = 0.0
+    finetune_epochs: int = 0
     seconds: float = 0.0
     cut_short: bool = False
     """Whether the time limit left something out that would have been done."""
     journal_bytes: int = 0
     population: Population | None = None
     """Between generations bit genomes are packed, eight a byte: see `packed`."""
-    shares: dict[str, Tensor] = field(default_factory=dict)
-    """`log_share` (L,) that a search proposed, where training itself tightens the masks."""
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     warm: dict[str, Tensor] = field(default_factory=dict)
     """Stage name -> packed last population, from which the next pass over that layer starts."""
 
 
-TENSORS = {"now", "accepted", "front", "population", "shares", "optimizer", "warm"}
+TENSORS = {"now", "accepted", "front", "population", "optimizer", "warm"}
 
 
 def packed(population: Population) -> Population:
@@ -110,7 +108,6 @@ def save_state(state: RunState, path: Path) -> None:
         tensors["population/fitness"] = state.population.fitness
         tensors |= {f"population/traits/{key}": value for key, value in state.population.traits.items()}
         tensors |= {f"population/state/{key}": value for key, value in state.population.state.items()}
-    tensors |= {f"shares/{key}": value for key, value in state.shares.items()}
     tensors |= {f"optimizer/{key}": value for key, value in state.optimizer.items()}
     tensors |= {f"warm/{key}": value for key, value in state.warm.items()}
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in TENSORS}
@@ -152,7 +149,6 @@ def load_state(path: Path) -> RunState:
             now=now,
             accepted=accepted,
             population=population,
-            shares=_under(tensors, "shares/"),
             optimizer=_under(tensors, "optimizer/"),
             warm=_under(tensors, "warm/"),
             **plain,
