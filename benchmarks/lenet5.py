@@ -1,4 +1,4 @@
-"""LeNet-5 on MNIST, pruned by the commands that a user would type; the figures of the README.
+"""LeNet-5 and LeNet-5 Caffe on MNIST, pruned by the commands that a user would type; the figures of the README.
 
     python benchmarks/lenet5.py --data mnist [--only default] [--seeds 0 1 2]
 
@@ -18,13 +18,14 @@ from pathlib import Path
 import record
 
 RUNS = {
-    "original": ["--preset", "original"],
-    "default": [],
-    "default-96.5": ["--sparsity", "0.965"],
-    "default-97.5": ["--sparsity", "0.975"],
-    "gradient": ["--guidance", "gradient"],
-    "gradient-98": ["--guidance", "gradient", "--sparsity", "0.98", "--final-epochs", "24"],
-    "gradient-99": ["--guidance", "gradient", "--sparsity", "0.99", "--final-epochs", "24"],
+    "original": ["lenet5", "--preset", "original"],
+    "default": ["lenet5"],
+    "default-96.5": ["lenet5", "--sparsity", "0.965"],
+    "default-97.5": ["lenet5", "--sparsity", "0.975"],
+    "gradient": ["lenet5", "--guidance", "gradient"],
+    "gradient-98": ["lenet5", "--guidance", "gradient", "--sparsity", "0.98", "--final-epochs", "24"],
+    "gradient-99": ["lenet5", "--guidance", "gradient", "--sparsity", "0.99", "--final-epochs", "24"],
+    "caffe-320x": ["lenet5-caffe", "--guidance", "gradient", "--sparsity", "0.996871", "--final-epochs", "16"],
 }
 
 
@@ -49,8 +50,9 @@ def main() -> None:
 
 
 def run(name: str, data: str, seed: int) -> dict[str, object]:
-    """One `evoprune prune lenet5`, in a folder that is thrown away."""
-    options = [*RUNS[name], "--seed", str(seed)]
+    """One `evoprune prune`, in a folder that is thrown away."""
+    model, *rest = RUNS[name]
+    options = [*rest, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
@@ -58,7 +60,7 @@ def run(name: str, data: str, seed: int) -> dict[str, object]:
             "-m",
             "evoprune",
             "prune",
-            "lenet5",
+            model,
             "--data",
             data,
             *options,
@@ -69,7 +71,7 @@ def run(name: str, data: str, seed: int) -> dict[str, object]:
         finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(finished.stdout)
     result["data"] = "mnist"
-    shown = " ".join(["evoprune prune lenet5 --data mnist", *options])
+    shown = " ".join([f"evoprune prune {model} --data mnist", *options])
     return {"name": name, "seed": seed, "command": shown, "commit": record.commit(), "result": result}
 
 

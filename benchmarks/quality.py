@@ -24,24 +24,24 @@ import torch
 from torch import nn
 
 import evoprune
-from evoprune.core import Layer, Masks, generator, prunable_layers, weight_of
+from evoprune.core import Layer, Masks, generator, prunable_layers
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
-from evoprune.surgery import FineTuner, Tightening
+from evoprune.surgery import FineTuner
 from evoprune.training import Recipe, TensorSource
 from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
-EVOLVED = {"none": {"guidance": "none"}, "gradient": {"guidance": "gradient"}}
-RULES = ("gradient-alone", "magnitude", "lamp", "erk", "uniform", "random", "shuffled")
-"""`gradient-alone` is guidance `gradient` without any search: one threshold for all layers; `shuffled` has as many
-weights in each layer as `none` found, at random places."""
+EVOPRUNE = ("none", "gradient")
+"""Guidances: with `gradient` training itself prunes, without a search."""
+RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
+"""`shuffled` has as many weights in each layer as `none` found, at random places."""
 
 Rule = Callable[[nn.Module, Stage], Masks]
 
 
-def evolved(model: nn.Module, data: Data, settings: Settings) -> dict[str, Any]:
+def by_evoprune(model: nn.Module, data: Data, settings: Settings) -> dict[str, Any]:
     """What `evoprune prune` does."""
     given = settings.model_dump(exclude_unset=True, exclude={"model", "threads"})
     result = evoprune.prune(
@@ -58,33 +58,28 @@ def evolved(model: nn.Module, data: Data, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule | None, more: int) -> dict[str, Any]:
-    """The same stages with a rule in place of the search, and `more` final epochs; without a rule training prunes."""
+def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: int) -> dict[str, Any]:
+    """The same stages with a rule in place of the search, and `more` final epochs."""
     model, begun, history, epochs = copy.deepcopy(dense), time.perf_counter(), list[Outcome](), 0
     layers = prunable_layers(model)
     source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size)
     source.ask(dense)
     masks: Masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
     while (stage := next_stage(settings, layers, history, True, False)) is not None:
-        if rule is not None and stage.layers:
+        if stage.layers:
             masks = rule(model, stage)
         final = 0 if stage.only_below_floor else stage.final_epochs + more
         for schedule, count in (("constant", stage.epochs), (settings.final_schedule, final)):
             if count == 0:
                 continue
-            tightening = None
-            if rule is None and schedule == "constant":
-                weights = {layer.name: weight_of(model, layer.name) for layer in layers}
-                keep = stage.keep([layer.size for layer in layers])
-                tightening = Tightening(weights, masks, keep, count * source.steps)
             recipe = Recipe(
                 epochs=count, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule=schedule,
                 learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, distill=settings.distill,
             )  # fmt: skip
-            tuner = FineTuner(model, masks, source, recipe, dense, tightening)
+            tuner = FineTuner(model, masks, source, recipe, dense)
             for epoch in range(count):
                 tuner.epoch(epoch, settings.seed, stage.index, schedule == "constant")
-            masks, epochs = dict(tuner.masks), epochs + count
+            epochs += count
             tuner.close()
         history.append(Outcome(stage.target, stage.target, 0.0, True, final > 0))
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -96,7 +91,7 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule | None,
     }  # fmt: skip
 
 
-def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -> Rule | None:
+def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -> Rule:
     """The masks of a stage by the rule's name; `kept` is what the search without a rule left in each layer."""
     rules: dict[str, Callable[..., Masks]] = {
         "magnitude": baselines.global_magnitude, "lamp": baselines.lamp,
@@ -104,8 +99,6 @@ def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -
     }  # fmt: skip
     if name in rules:
         return lambda model, stage: rules[name](model, layers, stage.target)
-    if name == "gradient-alone":
-        return None
     rng = generator(seed)
     order = {layer.name: torch.rand(layer.shape, generator=rng) for layer in layers}
     whole = sum(layer.size for layer in layers)
@@ -131,7 +124,7 @@ def main() -> None:
     parser.add_argument("--model", default="lenet5")
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.95, 0.98, 0.99])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=[*EVOLVED, *RULES], default=[*EVOLVED, *RULES])
+    parser.add_argument("--only", nargs="+", choices=[*EVOPRUNE, *RULES], default=[*EVOPRUNE, *RULES])
     parser.add_argument("--finetune-epochs", type=int, default=1, help="after each stage")
     parser.add_argument("--final-epochs", type=int, default=6)
     args = parser.parse_args()
@@ -146,16 +139,16 @@ def main() -> None:
         for sparsity in args.sparsities:
             given = {"finetune_epochs": args.finetune_epochs, "final_epochs": args.final_epochs}
             place = {"model": args.model, "target": sparsity, **given, "seed": seed}
-            for method in [name for name in (*EVOLVED, *RULES) if name in args.only]:
+            for method in [name for name in (*EVOPRUNE, *RULES) if name in args.only]:
                 trials = record.earlier(NAME).get("trials", [])
                 if any(({"method": method} | place).items() <= old.items() for old in trials):
                     continue
                 settings = make_settings(
                     model=args.model, sparsity=sparsity, seed=seed, **given,
-                    guidance="gradient" if method == "gradient-alone" else EVOLVED.get(method, {}).get("guidance"),
+                    guidance=method if method in EVOPRUNE else None,
                 )  # fmt: skip
-                if method in EVOLVED:
-                    figures = evolved(model, data, settings)
+                if method in EVOPRUNE:
+                    figures = by_evoprune(model, data, settings)
                 else:
                     found = next((old for old in trials if ({"method": "none"} | place).items() <= old.items()), None)
                     if found is None:

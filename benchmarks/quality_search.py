@@ -42,7 +42,9 @@ NAME = "quality-search"
 def searches() -> list[tuple[str, str, str]]:
     """(space, algorithm, guidance): every algorithm without a rule, the default one and chance with each rule."""
     plain = [(space, algorithm, "none") for space in ALGORITHMS for algorithm in ALGORITHMS[space]]
-    return plain + [(space, name, rule) for rule in RULES for space in ALGORITHMS for name in ("ga", "random")]
+    ruled = [(space, name, rule) for rule in RULES for space in ALGORITHMS for name in ("ga", "random")]
+    mixed = [("mixture", name, guidance) for guidance in ("none", "magnitude") for name in ("ga", "random")]
+    return plain + ruled + mixed
 
 
 def trial(model: nn.Module, data: Data, sparsity: float, search: tuple[str, str, str], seed: int) -> dict[str, Any]:
