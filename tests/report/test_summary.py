@@ -75,3 +75,8 @@ def test_wording():
     assert wording.duration(3.14) == "3.1 s"
     assert wording.duration(3725) == "1 h 2 min"
     assert {f(None) for f in (wording.count, wording.percent, wording.size)} == {wording.NONE}
+
+
+def test_a_run_without_a_search_says_so(result):
+    lines = summary_lines(result | {"algorithm": "none"})
+    assert "search               none: the masks tightened while training" in lines

@@ -133,8 +133,10 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
         tiles.append(
             Tile("Floor", "none", f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}")
         )
-    full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
-    tiles.append(Tile("Candidates scored", wording.count(search.evaluations), full))
+    full = "the masks tightened while training"
+    if result.searched:
+        full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
+    tiles.append(Tile("Candidates scored", wording.count(search.evaluations) if result.searched else "none", full))
     whole = f"{result.finetune.epochs} epochs of fine-tuning took {wording.duration(result.finetune.seconds)}"
     tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
     if pruned.file_bytes is not None:
@@ -166,8 +168,9 @@ def _tiles_so_far(run: Run) -> list[Tile]:
 def notes(run: Run) -> list[str]:
     """What the numbers mean and what they do not."""
     result, score = run.result, _score_word(run)
+    chose = "The search chose by" if result is None or result.searched else "The run kept or undid its stages by"
     lines = [
-        f"The search chose by validation {score}, so validation numbers flatter the result a little;"
+        f"{chose} validation {score}, so validation numbers flatter the result a little;"
         " the figures of the run show those."
     ]
     if result is None or result.pruned.test_score is not None:
@@ -197,7 +200,8 @@ def _lead(run: Run) -> str:
     result = run.result
     if result is None:
         return "Pruned by evolution; the run is not finished."
-    removed = f"Evolution removed {wording.percent(result.pruned.sparsity)} of the weights"
+    by = "Evolution" if result.searched else "Training under tightening masks"
+    removed = f"{by} removed {wording.percent(result.pruned.sparsity)} of the weights"
     for split, before, after in (
         ("test", result.dense.test_score, result.pruned.test_score),
         ("validation", result.dense.val_score, result.pruned.val_score),

@@ -98,6 +98,12 @@ class Result(Record):
     front: list[FrontRow] = []
     search: SearchCost = SearchCost()
     finetune: FinetuneCost = FinetuneCost()
+
+    @property
+    def searched(self) -> bool:
+        """Whether evolution chose what goes; else training itself pruned."""
+        return self.algorithm != "none"
+
     seconds: float = 0.0
     floor: Number = None
     status: str | None = None

@@ -64,7 +64,8 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         wording.duration(search.seconds),
         f"the cost of {search.full_evaluations:,.1f} full evaluations",
     )
-    lines.append(f"{'search':<20} {wording.count(search.evaluations)} candidates scored in {took} ({cost})")
+    searched = f"{wording.count(search.evaluations)} candidates scored in {took} ({cost})"
+    lines.append(f"{'search':<20} {searched if content.searched else 'none: the masks tightened while training'}")
     epochs = f"{content.finetune.epochs} epochs of fine-tuning"
     lines.append(f"{'whole run':<20} {wording.duration(content.seconds)}, {epochs}")
     return lines
