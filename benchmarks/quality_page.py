@@ -59,7 +59,7 @@ def tuned_table(trials: Trials, model: str) -> str:
     return "\n".join(lines)
 
 
-def search_table(trials: Trials, model: str, target: float) -> str:
+def search_table(trials: Trials, rules: dict[str, Any], model: str, target: float) -> str:
     """Searches: test accuracy and loss of the best mask, beside chance and the shuffled mask."""
     own = [trial for trial in trials if trial["model"] == model and trial["target"] == target]
     lines = ["| space | guidance | algorithm | test accuracy | validation loss | against random search | shuffled |"]
@@ -75,6 +75,11 @@ def search_table(trials: Trials, model: str, target: float) -> str:
             f"| {space} | {guidance} | {algorithm} | {spread(test)} | {mean(t['val_loss'] for t in mine.values()):.3f}"
             f" | {against} | {spread([t['shuffled_test_score'] for t in mine.values()])} |"
         )
+    if (rules["model"], rules["target"]) == (model, target):
+        alone = {name: value for name, value in rules.items() if name not in ("model", "target")}
+        lines += [
+            f"| no search | {name.replace('_', ' ')} | | {100 * value:.2f} | | | |" for name, value in alone.items()
+        ]
     return "\n".join(lines)
 
 
@@ -109,10 +114,11 @@ def main() -> None:
     """Replace what stands between the marks of docs/quality.md."""
     page = DOCS / "quality.md"
     text = page.read_text()
-    tuned, searched = record.earlier("quality").get("trials", []), record.earlier("quality-search").get("trials", [])
+    tuned, found = record.earlier("quality").get("trials", []), record.earlier("quality-search")
+    searched = found.get("trials", [])
     tables = {f"tuned {model}": tuned_table(tuned, model) for model in dict.fromkeys(t["model"] for t in tuned)}
     for model, target in dict.fromkeys((t["model"], t["target"]) for t in searched):
-        tables[f"search {model} {target:g}"] = search_table(searched, model, target)
+        tables[f"search {model} {target:g}"] = search_table(searched, found["rules"], model, target)
     for name, table in tables.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         if start in text:
