@@ -1,7 +1,8 @@
 """The reference system's command lines, kept working: `evoprune prune --preset original` under its old names.
 
 python pruning.py --lenet [--layer module.classifier.3] [--save_results]
-python pruning.py --finetune [--layer module.classifier.3]
+python pruning.py --resnet --checkpoint FILE [--layer module.layer4.0.conv2] [--save_results]
+python pruning.py --finetune [--lenet | --resnet] [--layer module.classifier.3]
 
 Each layer that is pruned alone has its own run folder beside that of the whole model.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,39 @@ from evoprune.report import layer_table, summary_lines
 from evoprune.run import make_settings
 from evoprune.run.state import load_state
 from evoprune.storage import save_tensors
+from evoprune.zoo import BUILT_IN, default_checkpoint
 
-RUN = Path("runs/pruning-lenet")
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the reference system.
+
+    Attributes:
+        option: chooses it on the command line.
+        model: its name in evoprune.
+        name: of its folders in populations, solutions and sparse_models.
+        run: run folder of all its layers.
+    """
+
+    option: str
+    model: str
+    name: str
+    run: Path
+
+    def run_of(self, layer: str | None) -> Path:
+        """Where the run of one layer is, or that of all."""
+        return self.run if layer is None else self.run.with_name(f"{self.run.name}-{strip_module_prefix(layer)}")
+
+    def layers_run(self) -> list[str]:
+        """Layers that have a run of their own."""
+        runs = self.run.parent.glob(f"{self.run.name}-*/config.json")
+        return sorted(path.parent.name.removeprefix(f"{self.run.name}-") for path in runs)
 
 
-def run_folder(layer: str | None) -> Path:
-    """Where the run of one layer is, or that of all."""
-    return RUN if layer is None else RUN.with_name(f"{RUN.name}-{strip_module_prefix(layer)}")
+NETWORKS = (
+    Network("--lenet", "lenet5", "LeNet", Path("runs/pruning-lenet")),
+    Network("--resnet", "resnet18", "ResNet", Path("runs/pruning-resnet")),
+)
 
 
 def snapshot_of(run: Path) -> Path:
@@ -53,13 +81,19 @@ class Weights:
             self.before = load_state(snapshot_of(self.run)).now.model
 
 
-def prune(options: argparse.Namespace) -> Result:
-    """Prune LeNet-5 exactly as the reference does."""
-    run = run_folder(options.layer)
+def prune(network: Network, options: argparse.Namespace) -> Result:
+    """Prune a network exactly as the reference does."""
+    run = network.run_of(options.layer)
     if not options.overwrite:
         check_vacant(run)
+    data = options.data or BUILT_IN[network.model].data
+    if options.checkpoint is None and default_checkpoint(network.model) is None:
+        raise EvopruneError(
+            f"{network.option} needs trained weights, which do not come with it: `evoprune train {network.model} --data"
+            f" {data} --out FILE` makes some, then give --checkpoint FILE"
+        )
     settings = make_settings(
-        model="lenet5", data=options.data or "mnist", preset="original",
+        model=network.model, checkpoint=options.checkpoint, data=data, preset="original",
         layers=[options.layer] if options.layer else None, command=shlex.join(["python", *sys.argv]),
     )  # fmt: skip
     with ProgressView() as view:
@@ -68,12 +102,14 @@ def prune(options: argparse.Namespace) -> Result:
     if options.save_results:
         for name, packed in load_state(snapshot_of(run)).warm.items():
             genes = {"genes": str(result.masks[name].numel())}
-            file = Path(f"populations/LeNet/population_{len(packed)}_{name}.safetensors")
+            file = Path(f"populations/{network.name}/population_{len(packed)}_{name}.safetensors")
             save_tensors({"packed": packed}, file, genes)
-            save_tensors({name: result.masks[name]}, Path(f"solutions/LeNet/best_solution_{name}.safetensors"))
-        save_tensors(weights.before, "sparse_models/LeNet/sparse_weights.safetensors")
-        save_tensors(result.model.state_dict(), "sparse_models/LeNet/sparse_weights_retrained.safetensors")
-        print("saved: populations/LeNet, solutions/LeNet, sparse_models/LeNet")
+            solution = Path(f"solutions/{network.name}/best_solution_{name}.safetensors")
+            save_tensors({name: result.masks[name]}, solution)
+        models = Path("sparse_models") / network.name
+        save_tensors(weights.before, models / "sparse_weights.safetensors")
+        save_tensors(result.model.state_dict(), models / "sparse_weights_retrained.safetensors")
+        print(f"saved: populations/{network.name}, solutions/{network.name}, {models}")
     return result
 
 
@@ -85,40 +121,56 @@ def check_vacant(run: Path) -> None:
         raise EvopruneError(f"{run} holds an unfinished run; `evoprune resume {run}` goes on, --overwrite starts over")
 
 
-def train_on(options: argparse.Namespace) -> Result:
+def train_on(network: Network, options: argparse.Namespace) -> Result:
     """Fine-tune the run of all layers, or that of one. All but the layer comes from the run itself."""
-    given = {"--save_results": options.save_results, "--data": options.data, "--overwrite": options.overwrite}
+    given = {
+        "--save_results": options.save_results, "--data": options.data, "--checkpoint": options.checkpoint,
+        "--overwrite": options.overwrite,
+    }  # fmt: skip
     if refused := [name for name, value in given.items() if value]:
         raise EvopruneError(f"--finetune goes on with a run as it is: leave out {' and '.join(refused)}")
-    run = run_folder(options.layer)
+    run = network.run_of(options.layer)
     if not (run / "config.json").exists():
         only = "" if options.layer is None else f" --layer {options.layer}"
-        others = [
-            path.parent.name.removeprefix(f"{RUN.name}-") for path in RUN.parent.glob(f"{RUN.name}-*/config.json")
-        ]
-        hint = f"; or give --layer, there are runs of {', '.join(sorted(others))}" if others else ""
-        raise EvopruneError(f"{run} is not a run folder: first prune with --lenet{only}{hint}")
+        others = network.layers_run()
+        hint = f"; or give --layer, there are runs of {', '.join(others)}" if others else ""
+        raise EvopruneError(f"{run} is not a run folder: first prune with {network.option}{only}{hint}")
     with ProgressView() as view:
         return finetune(run, listener=view)
 
 
+def chosen_network(options: argparse.Namespace) -> Network:
+    """The network asked for; to fine-tune, the one that has such a run will do."""
+    if options.network is not None:
+        network: Network = options.network
+        return network
+    begun = [network for network in NETWORKS if (network.run_of(options.layer) / "config.json").exists()]
+    if len(begun) > 1:
+        runs = " and ".join(str(network.run_of(options.layer)) for network in begun)
+        raise EvopruneError(f"--finetune could go on with {runs}: add --lenet or --resnet")
+    return next(iter([*begun, *(network for network in NETWORKS if network.layers_run()), *NETWORKS]))
+
+
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(description="Prune LeNet-5 with the reference system's genetic algorithm.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--lenet", action="store_true", help=f"prune LeNet-5 into {RUN}, one layer into {RUN}-LAYER")
-    what.add_argument("--resnet", action="store_true", help="prune ResNet-18 (comes with a later release)")
-    what.add_argument("--finetune", action="store_true", help="train the model of such a run 20 epochs more")
+    parser = argparse.ArgumentParser(description="Prune with the reference system's genetic algorithm.")
+    what = parser.add_mutually_exclusive_group()
+    for known in NETWORKS:
+        into = f"prune {known.model} into {known.run}, one layer into {known.run}-LAYER"
+        what.add_argument(known.option, dest="network", action="store_const", const=known, help=into)
+    parser.add_argument("--finetune", action="store_true", help="train the model of such a run 20 epochs more")
     parser.add_argument("--layer", metavar="NAME", help="only this layer, such as module.classifier.3")
     parser.add_argument("--save_results", action="store_true", help="also keep populations, masks and weights")
-    parser.add_argument("--data", metavar="NAME_OR_DIR", help="mnist (default) or a parquet folder")
+    parser.add_argument("--checkpoint", metavar="FILE", help="trained weights; for --resnet, which has none of its own")
+    parser.add_argument("--data", metavar="NAME_OR_DIR", help="mnist or cifar10 (default), or a parquet folder")
     parser.add_argument("--overwrite", action="store_true", help="start over where there is such a run")
     options = parser.parse_args()
-    run = run_folder(options.layer)
+    if options.network is None and not options.finetune:
+        parser.error("one of --lenet, --resnet and --finetune is needed")
     try:
-        if options.resnet:
-            raise EvopruneError("--resnet: ResNet-18 comes with a later release; --lenet works now")
-        result = train_on(options) if options.finetune else prune(options)
+        network = chosen_network(options)
+        run = network.run_of(options.layer)
+        result = train_on(network, options) if options.finetune else prune(network, options)
     except EvopruneError as error:
         print(f"pruning.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -65,13 +66,33 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows, labels = [], []
         for label in range(10):
             for pixels in images.pixels[images.labels == label][first : first + each, 0]:
-                buffer = io.BytesIO()
-                Image.fromarray(pixels.numpy()).save(buffer, "PNG")
-                rows.append({"bytes": buffer.getvalue(), "path": None})
+                rows.append(pixels.numpy())
                 labels.append(label)
-        table = pa.table({"image": rows, "label": pa.array(labels, pa.int64())})
-        parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+        write_split(folder, split, rows, labels)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A parquet folder like CIFAR-10, of 3x8x8 pixels: 24 dark and bright images to train on, 3 of them become
+    validation, and 8 to test."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    for split, count in (("train", 24), ("test", 8)):
+        labels = [index % 2 for index in range(count)]
+        pixels = [rng.integers(160 * label, 160 * label + 90, (8, 8, 3), dtype=np.uint8) for label in labels]
+        write_split(folder, split, pixels, labels)
+    return folder
+
+
+def write_split(folder: Path, split: str, images: list[np.ndarray], labels: list[int]) -> None:
+    rows = []
+    for pixels in images:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    table = pa.table({"image": rows, "label": pa.array(labels, pa.int64())})
+    parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
 
 
 @pytest.fixture(autouse=True)

@@ -651,3 +651,36 @@ def test_a_snapshot_that_cannot_be_written_says_how_to_go_on(tmp_path: Path, mon
     monkeypatch.setattr("evoprune.run.runner.save_state", full)
     with pytest.raises(EvopruneError, match=f"no space.*then `evoprune resume {tmp_path}`"):
         quick(model(), out=tmp_path)
+
+
+def test_without_epochs_recalibrated_norms_are_all_that_changes() -> None:
+    plain, anew = (
+        quick(model(), sparsity=0.6, finetune_epochs=0, final_epochs=0, recalibrate=recalibrate)
+        for recalibrate in (False, True)
+    )
+    before, after = plain.model.state_dict(), anew.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    found = anew.model[0](data()[0]).mean((0, 2, 3))  # type: ignore[index]
+    torch.testing.assert_close(after["1.running_mean"], found.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "words"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {"recalibrate": True}, "no batch norm"),
+        (model, {"recalibrate": True, "train": None}, "measures on training data"),
+        (model, {"flip": True, "train": DataLoader(TensorDataset(*data()), 16)}, "let the loader augment"),
+        (
+            lambda: nn.Sequential(nn.Linear(36, 2)),
+            {"shift": 1, "train": (data()[0].flatten(1), data()[1]), "score": lambda _: 1.0},
+            "need images",
+        ),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    net: Callable[[], nn.Module], options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(EvopruneError, match=words):
+        quick(net(), sparsity=0.5, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

@@ -124,6 +124,60 @@ def test_guidance_gradient_prunes_while_training(evoprune: Command, digits: Path
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_resnet18_is_pruned_with_its_own_defaults(evoprune: Command, photos: Path, tmp_path: Path) -> None:
+    """Killed before its final epochs and resumed, it ends with the same bits; fine-tuned later, masks are kept."""
+    command = ("prune", "resnet18", "--data", photos, "--layer", "linear", "--sparsity", 0.5, "--final-epochs", 2,
+               "--population", 2, "--generations", 1, "--recalibrate", "--quiet")  # fmt: skip
+    ran = evoprune(*command, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["optimizer"], config["shift"], config["flip"], config["train_precision"]) == (
+        "sgd", 4, True, "bfloat16",
+    )  # fmt: skip
+    assert (config["finetune_epochs"], config["final_epochs"], config["recalibrate"]) == (1, 2, True)
+    mask = load_file(tmp_path / "run/masks.safetensors")["linear"]
+    assert int(mask.sum()) == mask.numel() // 2
+    before = load_file(tmp_path / "run/model.safetensors")
+
+    append, epochs = Journal.append, []
+
+    def killed(journal: Journal, event: dict[str, Any]) -> None:
+        epochs.append(event["event"] == "epoch")
+        if sum(epochs) == 2:
+            raise KeyboardInterrupt
+        append(journal, event)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", killed)
+        assert evoprune(*command, "--out", tmp_path / "broken").code == 130
+    assert evoprune("resume", tmp_path / "broken", "--quiet").code == 0
+    resumed = load_file(tmp_path / "broken/model.safetensors")
+    assert all(torch.equal(value, resumed[name]) for name, value in before.items())
+
+    assert evoprune("finetune", tmp_path / "run", "--epochs", 1, "--quiet").code == 0
+    after = load_file(tmp_path / "run/model.safetensors")
+    assert not torch.equal(after["linear.weight"], before["linear.weight"])
+    assert not after["linear.weight"][~mask].any()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--recalibrate",), "no batch norm"),
+        (("--train-precision", "float16"), "--train-precision"),
+        (("--shift", "-1"), "--shift"),
+    ],
+)
+def test_options_of_training_that_cannot_be(
+    evoprune: Command, digits: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    ran = evoprune("prune", "lenet5", "--data", digits, "--quiet", "--out", tmp_path / "run", *TINY, *options)
+    assert ran.failed(words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_json_prints_result_json_only(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     ran = evoprune("prune", "lenet5", "--data", digits, "--out", tmp_path / "run", "--json", *TINY)
     assert json.loads(ran.out) == json.loads((tmp_path / "run/result.json").read_text())

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from evoprune.spaces import unpack_bits
-from evoprune.zoo import default_checkpoint
+from evoprune.zoo import default_checkpoint, load_data, load_model
 
 SCRIPT = Path(__file__).parents[1] / "pruning.py"
 LAYERS = ["feature.0", "feature.3", "classifier.1", "classifier.3", "classifier.5"]
@@ -24,9 +25,10 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, digits: Path):
+def script(monkeypatch: pytest.MonkeyPatch, digits: Path, photos: Path):
     def run(*arguments: str) -> int:
-        data = ["--data", str(digits)] if "--lenet" in arguments else []
+        given = digits if "--lenet" in arguments else photos
+        data = [] if "--finetune" in arguments or "--data" in arguments else ["--data", str(given)]
         monkeypatch.setattr(sys, "argv", ["pruning.py", *arguments, *data])
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -104,8 +106,10 @@ def test_all_layers(script) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--resnet",), "later release"),
-        (("--resnet", "--layer", "module.layer4.0.conv2"), "later release"),
+        (("--resnet", "--data", "cifar10"), "`evoprune train resnet18 --data cifar10 --out FILE`"),
+        (("--resnet", "--layer", "module.layer4.0.conv2"), "then give --checkpoint FILE"),
+        (("--resnet", "--finetune"), "not a run folder: first prune with --resnet"),
+        (("--finetune", "--checkpoint", "w.safetensors"), "leave out --checkpoint"),
         (("--finetune",), "not a run folder: first prune with --lenet"),
         (("--finetune", "--layer", "module.feature.0"), "first prune with --lenet --layer module.feature.0"),
         (("--finetune", "--save_results", "--data", "mnist"), "leave out --save_results and --data"),
@@ -121,6 +125,56 @@ def test_what_it_cannot_do_is_one_clear_error(
     assert words in err
     assert "Traceback" not in err
     assert not Path("runs").exists()
+
+
+def separating(photos: Path) -> nn.Module:
+    """ResNet-18 with random weights, and a last layer that tells dark from bright images."""
+    model, data = load_model("resnet18").eval(), load_data(str(photos))
+    features: list[Tensor] = []
+    handle = model.linear.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    with torch.no_grad():
+        model(data.train.inputs)
+        dark, bright = (features[0][data.train.targets == label].mean(0) for label in (0, 1))
+        direction = (bright - dark) / (bright - dark).norm() ** 2
+        model.linear.weight.zero_()
+        model.linear.bias.fill_(-100.0)
+        model.linear.weight[:2] = torch.stack([-direction, direction])
+        model.linear.bias[:2] = torch.stack([0.5 * direction @ (dark + bright), -0.5 * direction @ (dark + bright)])
+    handle.remove()
+    return model
+
+
+def test_resnet18(script, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = separating(photos)
+    save_file({f"module.{name}": value for name, value in model.state_dict().items()}, "dense.safetensors")
+    arguments = ("--resnet", "--layer", "module.linear", "--checkpoint", "dense.safetensors")
+    assert script(*arguments, "--save_results") == 0, capsys.readouterr().err
+    run = Path("runs/pruning-resnet-linear")
+    config = json.loads((run / "config.json").read_text())
+    assert (config["preset"], config["generations"], config["floor"]) == ("original", 20, 0.88)
+    assert (config["optimizer"], config["learning_rate"], config["finetune_epochs"]) == ("sgd", 1e-5, 5)
+    mask = load_file("solutions/ResNet/best_solution_linear.safetensors")["linear"]
+    assert not mask.all()
+    assert Path("populations/ResNet/population_10_linear.safetensors").exists()
+    before, after = (
+        load_file(f"sparse_models/ResNet/{name}.safetensors") for name in ("sparse_weights", "sparse_weights_retrained")
+    )
+    assert torch.equal(before["linear.weight"], model.linear.weight.detach() * mask)
+    assert not after["linear.weight"][~mask].any()
+    assert "saved: populations/ResNet, solutions/ResNet, sparse_models/ResNet" in capsys.readouterr().out
+
+    # The only run is the one to go on with; of two, one has to be named.
+    assert script("--finetune") == 2
+    assert "runs/pruning-resnet is not a run folder: first prune with --resnet; or give --layer" in (
+        capsys.readouterr().err
+    )
+    assert script("--finetune", "--layer", "linear") == 0
+    assert json.loads((run / "result.json").read_text())["finetune"]["epochs"] == 5 + 20
+    assert not load_file(run / "model.safetensors")["linear.weight"][~mask].any()
+    Path("runs/pruning-lenet-linear").mkdir()
+    Path("runs/pruning-lenet-linear/config.json").write_text("{}")
+    assert script("--finetune", "--layer", "linear") == 2
+    assert "add --lenet or --resnet" in capsys.readouterr().err
 
 
 def test_an_unfinished_run_can_go_on(script, capsys: pytest.CaptureFixture[str]) -> None:

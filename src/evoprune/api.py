@@ -37,6 +37,7 @@ from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
 from evoprune.tasks import (
     check_dense,
+    check_recalibration,
     device_of_settings,
     given_task,
     load_weights,
@@ -44,7 +45,7 @@ from evoprune.tasks import (
     named_task,
     read_weights,
 )
-from evoprune.training import Recipe, TensorSource
+from evoprune.training import TensorSource
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
@@ -188,11 +189,7 @@ def finetune(
         dense = copy.deepcopy(task.model).eval()
         masks = _load_pruned(task.model, folder, settings)
         before = read_weights(folder.model)
-        recipe = Recipe(
-            epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule="cosine",
-            learning_rate=settings.learning_rate if learning_rate is None else learning_rate,
-            weight_decay=settings.weight_decay, distill=settings.distill,
-        )  # fmt: skip
+        recipe = settings.recipe(epochs, "cosine", learning_rate)
         if settings.distill and isinstance(task.train, TensorSource):
             task.train.ask(dense)
         journal, begun = Journal.reopen(folder.journal), time.perf_counter()
@@ -294,6 +291,8 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)
     costs_of(task, settings)
+    if settings.recalibrate:
+        check_recalibration(task)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
     folder = Folder.create(out, settings, overwrite)

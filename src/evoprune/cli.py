@@ -124,6 +124,16 @@ def prune(
     distill: Annotated[
         float | None, typer.Option(help="Share of the loss that asks for the dense model's outputs.")
     ] = None,
+    shift: Annotated[
+        int | None, typer.Option(help="Pixels that fine-tuning's images move by at most, both ways.")
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror every second image in fine-tuning.")
+    ] = None,
+    train_precision: Annotated[str | None, typer.Option(help="Of fine-tuning: float32 (default) or bfloat16.")] = None,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Measure batch norms anew for each stage's masks.")
+    ] = False,
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
     time_limit: Annotated[
         str | None,
@@ -155,7 +165,8 @@ def prune(
             sparsity=sparsity, passes=_numbers(passes), front=front, alpha=alpha, population=population,
             generations=generations, crossover_rate=crossover_rate, mutation_rate=mutation_rate,
             initial_sparsity=initial_sparsity, finetune_epochs=finetune_epochs, final_epochs=final_epochs,
-            learning_rate=learning_rate, batch_size=batch_size, distill=distill, include_norm=include_norm,
+            learning_rate=learning_rate, batch_size=batch_size, distill=distill, shift=shift, flip=flip,
+            train_precision=train_precision, recalibrate=recalibrate, include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
             scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
             threads=threads, command=shlex.join(["evoprune", *sys.argv[1:]]),

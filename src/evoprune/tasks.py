@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError, prunable_layers, said
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, evaluating
+from evoprune.surgery import batch_norms
 from evoprune.training import BatchSource, TensorSource, as_source, first_samples
 from evoprune.zoo import BUILT_IN, DATA_NAMES, Data, check_data_fits, default_checkpoint, load_checkpoint, load_data
 from evoprune.zoo import load_model as load_by_name
 
 __all__ = [
     "check_dense",
+    "check_recalibration",
     "device_of_settings",
     "given_task",
     "load_weights",
@@ -46,6 +48,10 @@ def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, t
     elif isinstance(score, DataScore):
         samples = (score.inputs[:SAMPLES].to(device), score.targets[:SAMPLES].to(device))
     layers = prunable_layers(model, settings.include_norm)
+    if settings.augmentation and source is not None:
+        if not isinstance(source, TensorSource):
+            raise EvopruneError("shift, flip and cutout need a pair of tensors as `train`; let the loader augment")
+        source = source.augmented(**settings.augmentation)
     task = Task(model, layers, score, source, samples, None if test is None else as_score(test))
     if source is not None and samples is not None:
         _check_training(model, source, samples, settings)
@@ -95,7 +101,7 @@ def named_task(
         model,
         prunable_layers(model, settings.include_norm),
         Accuracy(data.val.inputs.to(device), data.val.targets.to(device)),
-        train,
+        train.augmented(**settings.augmentation, fill=data.black) if settings.augmentation else train,
         first_samples(train, SAMPLES),
         Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
     )
@@ -145,6 +151,18 @@ def check_dense(task: Task, dense_val_score: float) -> None:
                 " trained, and are these its data and labels?",
                 dense_val_score, classes,
             )  # fmt: skip
+
+
+def check_recalibration(task: Task) -> None:
+    """Whether there is what `recalibrate` measures, and what it measures it on.
+
+    Raises:
+        EvopruneError: the model has no batch norm, or the run no training data.
+    """
+    if not batch_norms(task.model):
+        raise EvopruneError("--recalibrate: the model has no batch norm with running statistics; leave it out")
+    if task.train is None:
+        raise EvopruneError("--recalibrate measures on training data; pass `train`, or leave it out")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

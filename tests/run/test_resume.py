@@ -50,6 +50,19 @@ CASES: dict[str, dict[str, Any]] = {
         "sparsity": 0.8, "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1, "population": None,
         "generations": None,
     },
+    "batch norms measured anew, images augmented": {
+        "sparsity": 0.8, "finetune_epochs": 1, "final_epochs": 2, "recalibrate": True, "shift": 1, "flip": True,
+        "cutout": 2, "label_smoothing": 0.1, "train_precision": "bfloat16", "optimizer": "sgd", "weight_decay": 5e-4,
+        "learning_rate": 0.05, "finetune_schedule": "cosine",
+    },
+    "batch norms measured anew, nothing else": {
+        "passes": [0.4, 0.7], "finetune_epochs": 0, "final_epochs": 0, "recalibrate": True, "max_drop": 50.0,
+        "train": "loader",
+    },
+    "batch norms measured anew while masks tighten": {
+        "sparsity": 0.8, "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1, "population": None,
+        "generations": None, "recalibrate": True,
+    },
     "original": {"preset": "original", "finetune_epochs": 1, "final_epochs": 2, "floor": 0.1},
     "original, passes": {
         "preset": "original", "passes": [0.15, 1.0], "finetune_epochs": 1, "final_epochs": 1, "floor": 0.1,

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evoprune.core import Layer
+from evoprune.core import Layer, prunable_layers
 from evoprune.run import make_settings
 from evoprune.run.schedule import Outcome, Stage, next_stage
+from evoprune.zoo import load_model
 
 LAYERS = [Layer("a", "Linear", (40, 50)), Layer("b", "Linear", (10, 40))]
 TOO_MANY = 200
@@ -26,7 +27,7 @@ def play(
     **options: Any,
 ) -> tuple[list[Stage], list[Outcome]]:
     """Stages until the end: a target is kept when `holds` says so; after `time_for` stages the time is up."""
-    chosen = make_settings(model="m", **options)
+    chosen = make_settings(**({"model": "m"} | options))
     stages: list[Stage] = []
     history: list[Outcome] = []
     while True:
@@ -163,6 +164,16 @@ def test_one_layer_alone() -> None:
     stages, _ = play(sparsity=0.9, layers=LAYERS[:1])
     assert {stage.layers for stage in stages} == {("a",)}
     assert all(stage.name.startswith("a to ") for stage in stages)
+
+
+@pytest.mark.parametrize("limit", [0.8, 0.95, 0.99, 0.999])
+def test_a_default_run_of_resnet18_is_below_a_thousand_evaluations(limit: float) -> None:
+    layers = [Layer(layer.name, layer.kind, layer.shape) for layer in prunable_layers(load_model("resnet18"))]
+    stages, history = play(lambda target: target <= limit, layers=layers, model="resnet18")
+    chosen = make_settings(model="resnet18")
+    assert max(outcome.target for outcome in history if outcome.accepted) > limit - 0.1
+    assert len(targets(stages)) * (chosen.generations + 1) * chosen.population <= 1000
+    assert {stage.epochs for stage in stages if stage.layers} == {1}
 
 
 def test_a_stage_of_some_layers_is_not_called_all() -> None:

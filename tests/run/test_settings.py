@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from evoprune.core import EvopruneError
 from evoprune.run import Settings, make_settings, parse_duration
+from evoprune.training import Recipe
 
 
 def test_the_default_keeps_a_drop_unless_another_goal_is_given() -> None:
@@ -37,6 +39,47 @@ def test_the_original_for_one_layer() -> None:
     assert (two.generations, two.mutation_rate) == (25, 0.1)
 
 
+def test_resnet18_is_fine_tuned_as_it_was_trained() -> None:
+    found = make_settings(model="resnet18")
+    assert (found.optimizer, found.learning_rate, found.weight_decay, found.batch_size) == ("sgd", 0.05, 5e-4, 128)
+    assert (found.shift, found.flip, found.cutout, found.train_precision) == (4, True, 0, "bfloat16")
+    assert (found.finetune_schedule, found.final_schedule, found.distill) == ("cosine", "cosine", 0.5)
+    assert (found.finetune_epochs, found.final_epochs, found.max_drop) == (1, 10, 0.75)
+    other = make_settings(model="resnet18", flip=False, shift=0, train_precision="float32", finetune_epochs=3)
+    assert (other.flip, other.shift, other.train_precision, other.finetune_epochs) == (False, 0, "float32", 3)
+    for model in ("m", "lenet5", "lenet5-caffe"):
+        plain = make_settings(model=model)
+        assert (plain.optimizer, plain.population, plain.train_precision) == ("adam", 12, "float32")
+        assert plain.augmentation == {}
+
+
+def test_the_original_of_resnet18_is_the_reference_in_figures() -> None:
+    """SEED.md."""
+    found = make_settings(model="resnet18", preset="original")
+    assert (found.population, found.generations, found.crossover_rate, found.mutation_rate) == (10, 15, 1.0, 0.1)
+    assert (found.initial_sparsity, found.alpha, found.floor, found.passes) == (0.1, 0.8, 0.88, [0.6, 1.0])
+    assert (found.finetune_epochs, found.final_epochs, found.batch_size) == (5, 20, 128)
+    assert (found.optimizer, found.learning_rate, found.weight_decay) == ("sgd", 1e-5, 5e-4)
+    assert (found.finetune_schedule, found.final_schedule, found.distill) == ("constant", "constant", 0)
+    assert (found.augmentation, found.train_precision, found.include_norm) == ({}, "float32", False)
+    one = make_settings(model="resnet18", preset="original", layers=["layer4.0.conv2"])
+    assert (one.generations, one.mutation_rate, one.passes, one.finetune_epochs) == (20, 0.05, [1.0], 5)
+    dropped = make_settings(model="resnet18", preset="original", max_drop=1.0, passes=[0.5])
+    assert (dropped.floor, dropped.passes) == (None, [0.5])
+
+
+def test_a_recipe_has_all_that_the_settings_say() -> None:
+    chosen: dict[str, Any] = {
+        "optimizer": "sgd", "learning_rate": 0.02, "weight_decay": 0.1, "batch_size": 7, "distill": 0.3,
+        "label_smoothing": 0.2, "shift": 3, "flip": True, "cutout": 5,
+    }  # fmt: skip
+    found = make_settings(model="m", train_precision="bfloat16", **chosen)
+    expected = Recipe(epochs=4, schedule="cosine", precision="bfloat16", **chosen)
+    assert found.recipe(4, "cosine") == expected
+    assert found.recipe(4, "cosine", 0.5) == replace(expected, learning_rate=0.5)
+    assert make_settings(model="m").recipe(1, "constant").flip is False
+
+
 def test_what_is_given_wins_and_none_is_not_given() -> None:
     found = make_settings(model="m", preset="original", population=4, floor=0.3, passes=[0.5, 1.0], generations=None)
     assert (found.population, found.floor, found.passes, found.generations) == (4, 0.3, [0.5, 1.0], 25)
@@ -53,7 +96,9 @@ def test_what_is_given_wins_and_none_is_not_given() -> None:
      ("finetune_epochs", -1), ("learning_rate", 0), ("learning_rate", float("inf")), ("batch_size", 0),
      ("distill", 1.5), ("time_limit_seconds", 0), ("memory_mb", 1), ("seed", -1), ("seed", 1.5), ("device", "tpu"),
      ("workers", 0), ("threads", 0), ("preset", "best"), ("space", "channels?"), ("algorithm", "annealing"),
-     ("guidance", "oracle"), ("nonsense", 1), ("weight_decay", -1), ("optimizer", "lion")],
+     ("guidance", "oracle"), ("nonsense", 1), ("weight_decay", -1), ("optimizer", "lion"),
+     ("shift", -1), ("cutout", -1), ("label_smoothing", 1.0), ("train_precision", "float16"), ("flip", "up"),
+     ("finetune_schedule", "one-cycle"), ("recalibrate", "often")],
 )  # fmt: skip
 def test_out_of_range_is_one_line_that_names_the_option(field: str, value: Any) -> None:
     preset = {"preset": "original"} if field in ("alpha", "initial_sparsity") else {}

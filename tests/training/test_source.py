@@ -207,3 +207,14 @@ def test_cutout_fills_one_square_in_each_image() -> None:
     assert torch.equal(cut[:, 0].sum((1, 2)), rows * columns), "a full rectangle"
     assert set(rows.tolist()) == {2, 3}, "cut at the edge where its centre is the first or last row"
     assert torch.equal(inputs[0], next(iter(source.batches(rng()))).inputs[0])
+
+
+def test_an_augmented_source_has_the_same_samples() -> None:
+    plain = TensorSource(torch.rand(20, 2, 4, 4, generator=rng()), torch.arange(20), 8)
+    chosen: dict[str, Any] = {"shift": 1, "flip": True, "cutout": 2}
+    expected = TensorSource(plain.inputs, plain.targets, 8, **chosen)
+    for left, right in zip(plain.augmented(**chosen).batches(rng()), expected.batches(rng()), strict=True):
+        assert torch.equal(left.inputs, right.inputs)
+        assert torch.equal(left.targets, right.targets)
+    with pytest.raises(EvopruneError, match=r"need images \(N, C, H, W\); the training data is \(20, 32\)"):
+        TensorSource(plain.inputs.flatten(1), plain.targets, 8).augmented(**chosen)

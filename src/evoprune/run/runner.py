@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ from evoprune.run.settings import Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.search import Population
-from evoprune.surgery import FineTuner, Tightening, apply_masks, save_masks
-from evoprune.training import FirstSteps, Recipe, TensorSource
+from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate, save_masks
+from evoprune.training import FirstSteps, TensorSource
 
 __all__ = ["Listener", "Runner", "floor_of"]
 
@@ -163,6 +163,7 @@ class Runner:
             state.warm[stage.name] = state.population.genomes
         values = {name: weight_of(model, name).detach().clone() for name in stage.layers}
         apply_masks(model, masks)
+        self._recalibrate()
         state.now = self._kept(masks, state.now.values | values)
         state.population, state.phase, state.step = None, "finetune", 0
         self._snapshot()
@@ -174,7 +175,7 @@ class Runner:
         state, settings = self.state, self.settings
         if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
             if state.step < stage.epochs:
-                self._epochs(stage, "constant", 0, stage.epochs)
+                self._epochs(stage, settings.finetune_schedule, 0, stage.epochs)
             floor = self.floor
             # Once begun it is carried through: a resumed run does not ask again.
             needed = not stage.only_below_floor or state.step > stage.epochs
@@ -186,31 +187,19 @@ class Runner:
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 
-    def _tuner(self, schedule: str, epochs: int, tightening: Tightening | None = None) -> FineTuner:
-        model, masks = self.task.model, self.state.now.masks
-        assert self.task.train is not None
-        return FineTuner(model, masks, self.task.train, self._recipe(schedule, epochs), self.teacher, tightening)
-
     def _tightening(self, stage: Stage, steps: int) -> Tightening:
         weights = {name: weight_of(self.task.model, name) for name in stage.layers}
         keep = stage.keep([weight.numel() for weight in weights.values()])
         return Tightening(weights, self.state.now.masks, keep, steps)
 
-    def _recipe(self, schedule: str, epochs: int) -> Recipe:
-        settings = self.settings
-        return Recipe(
-            epochs=epochs, batch_size=settings.batch_size, optimizer=settings.optimizer,
-            learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, schedule=schedule,  # type: ignore[arg-type]
-            distill=settings.distill,
-        )  # fmt: skip
-
-    def _epochs(self, stage: Stage, schedule: str, first: int, last: int) -> None:
+    def _epochs(self, stage: Stage, schedule: Literal["cosine", "constant"], first: int, last: int) -> None:
         state, settings = self.state, self.settings
         assert self.task.train is not None
         tightening = None
         if settings.tightens and first == 0 and stage.layers:
             tightening = self._tightening(stage, last * self.task.train.steps)
-        tuner = self._tuner(schedule, max(1, last - first), tightening)
+        recipe = settings.recipe(max(1, last - first), schedule)
+        tuner = FineTuner(self.task.model, state.now.masks, self.task.train, recipe, self.teacher, tightening)
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
         for epoch in range(max(first, state.step), last):
@@ -218,6 +207,8 @@ class Runner:
                 break
             begun = time.perf_counter()
             loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1)
+            if tightening is not None:
+                self._recalibrate()
             val_score = self._val_score()
             state.step = epoch + 1
             state.epoch_scores.append(val_score)
@@ -268,6 +259,12 @@ class Runner:
             accepted=held,
         )
         self._snapshot()
+
+    def _recalibrate(self) -> None:
+        """Where the settings say so, for masks that have just changed."""
+        if self.settings.recalibrate:
+            assert self.task.samples is not None
+            recalibrate(self.task.model, self.task.samples[0])
 
     # -- small things ------------------------------------------------------------------------------------
 
@@ -338,7 +335,8 @@ class Runner:
             model, begun = copy.deepcopy(self.task.model), time.perf_counter()
             self.task.val_score(model)
             scoring = time.perf_counter() - begun
-            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), self._recipe("constant", 1), self.teacher)
+            recipe = self.settings.recipe(1, "constant")
+            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher)
             tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
             tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
             tuner.epoch(0, self.settings.seed)

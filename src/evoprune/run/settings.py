@@ -10,6 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evoprune.core import EvopruneError
+from evoprune.training import Recipe
+from evoprune.zoo import BUILT_IN
 
 __all__ = ["PRESETS", "Settings", "make_settings", "parse_duration"]
 
@@ -17,6 +19,8 @@ __all__ = ["PRESETS", "Settings", "make_settings", "parse_duration"]
 class Settings(BaseModel):
     """All numbers and choices of a run. A field left None is decided from the preset or the model.
 
+    Those of fine-tuning are explained at `Recipe`; the learning rate follows `finetune_schedule` after each stage and
+    `final_schedule` at the end. With `recalibrate` the statistics of batch norms are measured anew for new masks.
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
     `sparsity` is the share that goes of what `budget` names, see evaluate/costs.py.
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
@@ -55,10 +59,17 @@ class Settings(BaseModel):
     final_epochs: int = Field(8, ge=0)
     optimizer: Literal["adamw", "adam", "sgd"] = "adam"
     learning_rate: float = Field(3e-3, gt=0)
+    finetune_schedule: Literal["cosine", "constant"] = "constant"
     final_schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(128, ge=1)
     distill: float = Field(0.5, ge=0, le=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    shift: int = Field(0, ge=0)
+    flip: bool = False
+    cutout: int = Field(0, ge=0)
+    train_precision: Literal["float32", "bfloat16"] = "float32"
+    recalibrate: bool = False
 
     time_limit_seconds: float | None = Field(None, gt=0)
     memory_mb: int = Field(1024, ge=16)
@@ -78,6 +89,23 @@ class Settings(BaseModel):
     def tightens(self) -> bool:
         """Whether training itself prunes, without a search."""
         return self.space == "training"
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """What happens to training images; empty where nothing does."""
+        chosen = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
+        return chosen if any(chosen.values()) else {}
+
+    def recipe(
+        self, epochs: int, schedule: Literal["cosine", "constant"], learning_rate: float | None = None
+    ) -> Recipe:
+        """Of a fine-tuning of so many epochs, at another learning rate where one is given."""
+        return Recipe(
+            epochs=epochs, schedule=schedule, batch_size=self.batch_size, optimizer=self.optimizer,
+            learning_rate=self.learning_rate if learning_rate is None else learning_rate,
+            weight_decay=self.weight_decay, label_smoothing=self.label_smoothing, distill=self.distill,
+            precision=self.train_precision, **self.augmentation,
+        )  # fmt: skip
 
     @field_validator("passes")
     @classmethod
@@ -109,12 +137,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-ORIGINAL_ONE_LAYER = {"generations": 20, "mutation_rate": 0.05, "final_epochs": 0}
+ORIGINAL_ONE_LAYER = {"generations": 20, "mutation_rate": 0.05, "final_epochs": 0, "passes": [1.0]}
 DEFAULT_MAX_DROP = 0.75
 
 
 def make_settings(**given: Any) -> Settings:
-    """Settings from what the user gave; what is None is taken from the preset.
+    """Settings from what the user gave; what is None is taken from the built-in model's own, else from the preset.
 
     Raises:
         EvopruneError: a value is unknown or out of its range, or two contradict each other.
@@ -129,7 +157,8 @@ def make_settings(**given: Any) -> Settings:
     if isinstance(given.get("passes"), tuple):
         given["passes"] = list(given["passes"])
     preset = given.get("preset", "default")
-    defaults = dict(PRESETS.get(preset, {}))
+    model = BUILT_IN.get(given.get("model", ""))
+    defaults = dict(PRESETS.get(preset, {})) | dict({} if model is None else model.pruning.get(preset, {}))
     if preset == "original":
         if len(given.get("layers") or []) == 1:
             defaults |= ORIGINAL_ONE_LAYER

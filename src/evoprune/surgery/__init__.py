@@ -2,6 +2,9 @@
 
 from evoprune.surgery.finetune import FineTuner
 from evoprune.surgery.masks import apply_masks, load_masks, save_masks, swap_weights
+from evoprune.surgery.recalibrate import batch_norms, recalibrate
 from evoprune.surgery.tighten import Tightening
 
-__all__ = ["FineTuner", "Tightening", "apply_masks", "load_masks", "save_masks", "swap_weights"]
+__all__ = [
+    "FineTuner", "Tightening", "apply_masks", "batch_norms", "load_masks", "recalibrate", "save_masks", "swap_weights",
+]  # fmt: skip

@@ -72,12 +72,27 @@ class TensorSource:
                 f"training data has {len(inputs)} inputs and {len(targets)} targets; expected as many, and at least one"
             )
         self.inputs, self.targets = inputs.to(device), targets.to(device)
-        self.flip, self.cutout = flip, cutout
+        self.batch_size, self.flip, self.cutout = batch_size, flip, cutout
         self.shift = shift if inputs.dim() == 4 else 0
         self.fill = (torch.zeros(1) if fill is None else fill).to(device)
         self.steps = math.ceil(len(inputs) / batch_size)
         self.windows = self._windows()
         self.answers: Tensor | None = None
+
+    def augmented(self, shift: int, flip: bool, cutout: int, fill: Tensor | None = None) -> TensorSource:
+        """The same samples, augmented so.
+
+        Raises:
+            EvopruneError: they are no images.
+        """
+        if self.inputs.dim() != 4:
+            raise EvopruneError(
+                f"shift, flip and cutout need images (N, C, H, W); the training data is {tuple(self.inputs.shape)}"
+            )
+        return TensorSource(
+            self.inputs, self.targets, self.batch_size,
+            shift=shift, flip=flip, cutout=cutout, fill=fill, device=self.inputs.device,
+        )  # fmt: skip
 
     @torch.no_grad()
     def ask(self, teacher: nn.Module, batch_size: int = 500) -> None:

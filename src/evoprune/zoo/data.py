@@ -59,6 +59,11 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def black(self) -> Tensor:
+        """(C, 1, 1): what a black pixel is after normalization."""
+        return -(torch.tensor(self.mean) / torch.tensor(self.std))[:, None, None]
+
 
 def load_data(name_or_dir: str, seed: int = 0, val_size: int | None = None) -> Data:
     """Load a data set by name or from a folder of parquet splits.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evoprune.core import generator
 from evoprune.training import Recipe, TensorSource, train_epoch
@@ -67,7 +67,7 @@ def train(
         history = load_state(part, model, optimizer, settings)
     source = TensorSource(
         data.train.inputs, data.train.targets, recipe.batch_size,
-        shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=_black(data), device=device,
+        shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=data.black, device=device,
     )  # fmt: skip
     mode = model.training
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -113,8 +113,3 @@ def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
         correct += int((model(inputs.to(device)).argmax(1) == targets.to(device)).sum())
     model.train(mode)
     return correct / len(split.targets)
-
-
-def _black(data: Data) -> Tensor:
-    """(C, 1, 1): what a black pixel is after normalization."""
-    return -(torch.tensor(data.mean) / torch.tensor(data.std))[:, None, None]

@@ -1,0 +1,43 @@
+"""Measure the running statistics of batch norms anew, since those of the dense model do not fit a pruned one.
+
+Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from evoprune.scoring import evaluating
+
+__all__ = ["batch_norms", "recalibrate"]
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms of `model` that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+
+
+def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None:
+    """Running means and variances become averages over batches of `inputs`; nothing else changes, nothing is random.
+
+    Args:
+        model: changed in place; modes and momentum are left as found.
+        inputs: (N, ...) samples of the training data, two at least, on the model's device.
+        batch_size: samples at a time at most; batches are of equal size, and count alike.
+    """
+    norms = batch_norms(model)
+    momentum = [norm.momentum for norm in norms]
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average over all batches
+            norm.train()
+        try:
+            for batch in inputs.tensor_split(math.ceil(len(inputs) / batch_size)):
+                model(batch)
+        finally:
+            for norm, value in zip(norms, momentum, strict=True):
+                norm.momentum = value
