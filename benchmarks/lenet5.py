@@ -18,24 +18,14 @@ from pathlib import Path
 import record
 
 RUNS = {
-    "original": ["lenet5", "--preset", "original"],
-    "default": ["lenet5"],
-    "default-96.5": ["lenet5", "--sparsity", "0.965"],
-    "default-97.5": ["lenet5", "--sparsity", "0.975"],
-    "gradient": ["lenet5", "--guidance", "gradient"],
-    "gradient-98": ["lenet5", "--guidance", "gradient", "--sparsity", "0.98", "--final-epochs", "24"],
-    "gradient-99": ["lenet5", "--guidance", "gradient", "--sparsity", "0.99", "--final-epochs", "24"],
-    "caffe-320x": [
-        "lenet5-caffe",
-        "--guidance",
-        "gradient",
-        "--sparsity",
-        "0.996871",
-        "--finetune-epochs",
-        "3",
-        "--final-epochs",
-        "30",
-    ],
+    "original": "lenet5 --preset original",
+    "default": "lenet5",
+    "default-96.5": "lenet5 --sparsity 0.965",
+    "default-97.5": "lenet5 --sparsity 0.975",
+    "gradient": "lenet5 --guidance gradient",
+    "gradient-98": "lenet5 --guidance gradient --sparsity 0.98 --final-epochs 24",
+    "gradient-99": "lenet5 --guidance gradient --sparsity 0.99 --final-epochs 24",
+    "caffe-320x": "lenet5-caffe --guidance gradient --sparsity 0.996871 --final-epochs 20 --shift 1",
 }
 
 
@@ -61,7 +51,7 @@ def main() -> None:
 
 def run(name: str, data: str, seed: int) -> dict[str, object]:
     """One `evoprune prune`, in a folder that is thrown away."""
-    model, *rest = RUNS[name]
+    model, *rest = RUNS[name].split()
     options = [*rest, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

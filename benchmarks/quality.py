@@ -33,8 +33,8 @@ from evoprune.training import Recipe, TensorSource
 from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
-EVOPRUNE = ("none", "gradient")
-"""Guidances: with `gradient` training itself prunes, without a search."""
+EVOPRUNE = {"none": "none", "evolved-magnitude": "magnitude", "gradient": "gradient"}
+"""Methods and their guidances: with `gradient` training itself prunes, without a search."""
 RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
 """`shuffled` has as many weights in each layer as `none` found, at random places."""
 
@@ -145,7 +145,7 @@ def main() -> None:
                     continue
                 settings = make_settings(
                     model=args.model, sparsity=sparsity, seed=seed, **given,
-                    guidance=method if method in EVOPRUNE else None,
+                    guidance=EVOPRUNE.get(method),
                 )  # fmt: skip
                 if method in EVOPRUNE:
                     figures = by_evoprune(model, data, settings)

@@ -17,6 +17,7 @@ from evoprune.report.style import LIGHT, figure, legend_below, png, style
 DOCS = Path(__file__).parents[1] / "docs"
 LABELS = {
     "none": "evolved, no rule (`--guidance none`)",
+    "evolved-magnitude": "evolved, magnitude biases proposals (`--guidance magnitude`)",
     "gradient": "masks tighten in training by (w g)² (`--guidance gradient`)",
     "magnitude": "global magnitude",
     "lamp": "LAMP",
@@ -89,7 +90,7 @@ def draw(trials: Trials, model: str, path: Path) -> None:
     axes = drawing.subplots()
     style(axes, LIGHT, "share of the weights that stay (%)", "test accuracy, last epoch (%)")
     own = [trial for trial in trials if trial["model"] == model]
-    colors = [*LIGHT.palette, "#777777", "#b0b0b0"]
+    colors = [*LIGHT.palette, "#8a6d3b", "#777777", "#b0b0b0"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]
