@@ -29,7 +29,7 @@ from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
 from evoprune.surgery import FineTuner
-from evoprune.training import Recipe, TensorSource
+from evoprune.training import TensorSource
 from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
@@ -69,13 +69,10 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
         if stage.layers:
             masks = rule(model, stage)
         final = 0 if stage.only_below_floor else stage.final_epochs + more
-        for schedule, count in (("constant", stage.epochs), (settings.final_schedule, final)):
+        for schedule, count in ((settings.finetune_schedule, stage.epochs), (settings.final_schedule, final)):
             if count == 0:
                 continue
-            recipe = Recipe(
-                epochs=count, batch_size=settings.batch_size, optimizer=settings.optimizer, schedule=schedule,
-                learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, distill=settings.distill,
-            )  # fmt: skip
+            recipe = settings.recipe(count, schedule)
             tuner = FineTuner(model, masks, source, recipe, dense)
             for epoch in range(count):
                 tuner.epoch(epoch, settings.seed, stage.index, schedule == "constant")
