@@ -77,6 +77,12 @@ def test_what_takes_long_before_the_first_generation_is_named() -> None:
     assert "fine-tuning" in shown(view)[1]  # the search is over: what runs now
 
 
+def test_where_training_itself_prunes_no_search_is_announced() -> None:
+    view = terminal()
+    view(START | {"generations": 0})
+    assert any("fine-tuning: first epoch" in line for line in shown(view))
+
+
 def test_fine_tuning(clock: list[float]) -> None:
     view = terminal()
     view(START)

@@ -63,7 +63,7 @@ class ProgressView:
 
     def _stage_start(self, event: dict[str, Any]) -> None:
         self.stage, self.generations, self.epochs = event["name"], event.get("generations", 0), event.get("epochs", 0)
-        if event.get("layers"):
+        if self.generations:
             self._begin(None, "preparing: ordering the weights, scoring the first candidates")
         else:
             self._begin(None, "fine-tuning: first epoch")
