@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks
 from evoprune.guidance import importances
+from evoprune.surgery import one_threshold
 
 __all__ = [
     "allot",
@@ -114,12 +115,9 @@ def _equal_density(layers: Sequence[Layer], sparsity: float) -> list[int]:
 
 def _highest(scores: Mapping[str, Tensor], keep: int) -> Masks:
     """The `keep` highest of all layers' scores, among them the highest of each layer."""
-    flat = [score.flatten().double() for score in scores.values()]
-    for score in flat:
-        score[score.argmax()] = float("inf")
-    kept = torch.zeros(sum(map(len, flat)), dtype=torch.bool)
-    kept[torch.cat(flat).topk(keep).indices] = True
-    parts = kept.split(list(map(len, flat)))
+    sizes = [score.numel() for score in scores.values()]
+    kept = one_threshold(torch.cat([score.flatten().double() for score in scores.values()]), sizes, keep)
+    parts = kept.split(sizes)
     return {name: part.view_as(scores[name]).clone() for name, part in zip(scores, parts, strict=True)}
 
 

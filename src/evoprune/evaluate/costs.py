@@ -48,6 +48,11 @@ class Costs:
     constant: int
     dense: int
 
+    @staticmethod
+    def of_weights(sizes: Sequence[int]) -> Costs:
+        """Where every weight of L layers of these sizes counts as one, and nothing else."""
+        return Costs("weights", (1,) * len(sizes), 0, sum(sizes))
+
     def of(self, kept: Sequence[int]) -> int:
         """Cost of keeping (L,) weights."""
         return self.constant + sum(unit * count for unit, count in zip(self.units, kept, strict=True))
@@ -84,12 +89,11 @@ def measure_costs(
     """
     names = [layer.name for layer in layers]
     sizes = [layer.size for layer in layers]
-    ones = (1,) * len(layers)
     if kind == "weights":
-        return Costs(kind, ones, 0, sum(sizes))
+        return Costs.of_weights(sizes)
     if kind == "parameters":
         dense = sum(parameter.numel() for parameter in model.parameters())
-        return Costs(kind, ones, dense - sum(sizes), dense)
+        return Costs(kind, (1,) * len(layers), dense - sum(sizes), dense)
     if kind == "bytes":
         stored = [*model.parameters(), *model.buffers()]
         dense = sum(tensor.numel() * tensor.element_size() for tensor in stored)

@@ -21,6 +21,7 @@ from evoprune.guidance.learned import SAMPLES as LEARNED_SAMPLES
 from evoprune.guidance.learned import learned_ranks
 from evoprune.guidance.magnitude import magnitudes
 from evoprune.guidance.wanda import wanda_scores
+from evoprune.surgery import one_threshold
 
 __all__ = ["Advice", "advise", "importances"]
 
@@ -52,14 +53,7 @@ class Advice:
 
     def first_mask(self, sizes: Sequence[int], keep: int) -> Tensor | None:
         """(G,) bool, the `keep` most important weights of all layers and the most important one of each."""
-        if self.importance is None:
-            return None
-        values = self.importance.clone()
-        for part in values.split(list(sizes)):
-            part[part.argmax()] = float("inf")
-        mask = torch.zeros(len(values), dtype=torch.bool)
-        mask[values.topk(keep).indices] = True
-        return mask
+        return None if self.importance is None else one_threshold(self.importance, sizes, keep)
 
 
 def advise(

@@ -97,8 +97,7 @@ def next_stage(
     """
     if settings.preset == "original":
         return _original(settings, layers, history, trainable, out_of_time)
-    sizes = [layer.size for layer in layers]
-    costs = Costs("weights", (1,) * len(sizes), 0, sum(sizes)) if costs is None else costs
+    costs = costs or Costs.of_weights([layer.size for layer in layers])
     return _ladder(settings, layers, history, trainable, out_of_time, costs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -76,22 +76,21 @@ class DataScore(ABC):
         Raises:
             EvopruneError: the outputs are not (B, C), targets are not below C, or the score is not a number.
         """
-        self.bind(model)
-        total = 0.0
-        for outputs, part in self.outputs(model):
-            values = self.values(outputs, self.expected[part].to(outputs.device))
-            total += float(values.double().sum())
-        score = total / self.samples
+        score = self._mean(model, self.values)
         if not abs(score) < float("inf"):
             raise EvopruneError("the score is not a finite number; does the model give NaN or infinite outputs?")
         return score
 
     def loss(self, model: nn.Module) -> float:
         """Mean loss of a model: what tells two models of equal score apart."""
+        return self._mean(model, self.losses)
+
+    def _mean(self, model: nn.Module, measure: Callable[[Tensor, Tensor], Tensor]) -> float:
+        """Of `values` or `losses` over all samples."""
         self.bind(model)
         total = 0.0
         for outputs, part in self.outputs(model):
-            total += float(self.losses(outputs, self.expected[part].to(outputs.device)).double().sum())
+            total += float(measure(outputs, self.expected[part].to(outputs.device)).double().sum())
         return total / self.samples
 
     def outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, slice]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Masks
+from evoprune.surgery.threshold import one_threshold
 
 __all__ = ["Tightening"]
 
@@ -56,11 +57,8 @@ class Tightening:
         done = min(1.0, self.step / self.steps)
         keep = round(self.start ** (1 - done) * self.keep**done)
         values = [torch.where(mask, self.importance[name].cpu(), -1.0).flatten() for name, mask in self.masks.items()]
-        for value in values:
-            value[value.argmax()] = float("inf")  # no layer is emptied
-        smaller = torch.zeros(sum(map(len, values)), dtype=torch.bool)
-        smaller[torch.cat(values).topk(keep).indices] = True
-        parts = smaller.split(list(map(len, values)))
+        sizes = [len(value) for value in values]
+        parts = one_threshold(torch.cat(values), sizes, keep).split(sizes)
         self.masks = {name: part.view_as(self.masks[name]) for name, part in zip(self.masks, parts, strict=True)}
         return self.masks
 
