@@ -380,6 +380,8 @@ def test_guidance_gradient_prunes_while_training_where_it_can() -> None:
     assert quick(model(), train=None, guidance="gradient").summary["space"] == "allocation"
     with pytest.raises(EvopruneError, match="belongs to a search"):
         quick(model(), guidance="gradient", generations=2)
+    with pytest.raises(EvopruneError, match="pass `train`"):
+        quick(model(), train=None, space="training", **options)
 
 
 @pytest.mark.parametrize("preset", ["default", "original"])

@@ -127,7 +127,7 @@ def test_guidance_gradient_prunes_while_training(evoprune: Command, digits: Path
 def test_resnet18_is_pruned_with_its_own_defaults(evoprune: Command, photos: Path, tmp_path: Path) -> None:
     """Killed before its final epochs and resumed, it ends with the same bits; fine-tuned later, masks are kept."""
     command = ("prune", "resnet18", "--data", photos, "--layer", "linear", "--sparsity", 0.5, "--final-epochs", 2,
-               "--population", 2, "--generations", 1, "--recalibrate", "--quiet")  # fmt: skip
+               "--population", 2, "--generations", 1, "--recalibrate", "--first-size", 6, "--quiet")  # fmt: skip
     ran = evoprune(*command, "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
     config = json.loads((tmp_path / "run/config.json").read_text())
@@ -167,6 +167,7 @@ def test_resnet18_is_pruned_with_its_own_defaults(evoprune: Command, photos: Pat
         (("--recalibrate",), "no batch norm"),
         (("--train-precision", "float16"), "--train-precision"),
         (("--shift", "-1"), "--shift"),
+        (("--first-size", "16"), "--first-size 16: the model does not take images of that size"),
     ],
 )
 def test_options_of_training_that_cannot_be(
@@ -424,7 +425,7 @@ def test_help_and_version_of_the_installed_command() -> None:
         (("train", "lenet5", "--out", "w.safetensors", "--seed", -1), ("--seed", "-1")),
         (("train", "lenet5", "--out", "w.safetensors", "--epochs", 0), ("epochs", "at least 1")),
         (("resume", "nowhere"), ("nowhere", "not a run folder")),
-        (("eval", "nowhere"), ("nowhere", "not a run folder")),
+        (("eval", "nowhere"), ("nowhere", "no run folder")),
         (("report", "nowhere"), ("nowhere", "not a run folder")),
         (("finetune", "nowhere"), ("nowhere", "not a run folder")),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
 from evoprune.tasks import (
     check_dense,
+    check_first_size,
     check_recalibration,
     device_of_settings,
     given_task,
@@ -46,6 +48,7 @@ from evoprune.tasks import (
     read_weights,
 )
 from evoprune.training import TensorSource
+from evoprune.zoo import NETWORKS, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
@@ -53,6 +56,8 @@ Score = Callable[[nn.Module], float]
 
 FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
+RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
+"""What the file of a shipped network says of it."""
 UNTUNED_GENERATIONS = 40
 """By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
 
@@ -110,6 +115,8 @@ def prune(
     names = [layers] if isinstance(layers, str) else layers
     chosen = make_settings(layers=list(names) if names is not None else None, **settings)
     chosen = chosen.model_copy(update={"has_train": train is not None, "has_test": test is not None})
+    if chosen.tightens and train is None:
+        raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
     as_given = _like(model)
     with _surroundings(chosen):
         task = given_task(model if inplace else copy.deepcopy(model), score, train, test, chosen)
@@ -229,18 +236,36 @@ def finetune(
         return result
 
 
-def evaluate(run: str | Path) -> dict[str, Any]:
-    """Score the model in a run folder again and compare with what result.json says.
+def evaluate(run: str | Path, data: str | None = None) -> dict[str, Any]:
+    """Score the model in a run folder again, or a shipped network, and compare with what was recorded of it.
+
+    Args:
+        run: a run folder, or the name of a shipped network (`evoprune.zoo.NETWORKS`).
+        data: for a shipped network, as for `evoprune prune`; that of its model by default.
 
     Returns:
         model, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
     """
+    if not Path(run).exists():
+        return _evaluate_network(str(run), data)
+    if data is not None:
+        raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
     with _opened(run, lock=False) as (folder, found):
         recorded = folder.read_result()["pruned"]
         task, settings = named_task(found, read_weights(folder.model), folder.model)
         masks = _load_pruned(task.model, folder, settings)
         measured = side(task, task.model, masks, float(task.val_score(task.model)))
         return {"model": settings.model} | measured | {"recorded": recorded}
+
+
+def _evaluate_network(name: str, data: str | None) -> dict[str, Any]:
+    model, masks, metadata = load_network(name)
+    network = NETWORKS[name]
+    settings = make_settings(model=network.model, data=data)
+    task, _ = named_task(settings, model.state_dict(), name)
+    measured = side(task, task.model, masks, float(task.val_score(task.model)))
+    recorded = {key: json.loads(metadata[key]) for key in RECORDED}
+    return {"model": network.model} | measured | {"recorded": recorded}
 
 
 def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:
@@ -293,6 +318,8 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     costs_of(task, settings)
     if settings.recalibrate:
         check_recalibration(task)
+    if settings.first_size:
+        check_first_size(task, settings.first_size)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
     folder = Folder.create(out, settings, overwrite)

@@ -22,7 +22,7 @@ from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
 from evoprune.run import Folder, Result, make_settings, parse_duration
 from evoprune.training import Recipe
-from evoprune.zoo import BUILT_IN, load_checkpoint, load_data, load_model
+from evoprune.zoo import BUILT_IN, NETWORKS, load_checkpoint, load_data, load_model
 from evoprune.zoo import train as run_training
 
 __all__ = ["app", "main"]
@@ -130,6 +130,9 @@ def prune(
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror every second image in fine-tuning.")
     ] = None,
+    first_size: Annotated[
+        int | None, typer.Option(help="Pixels a side of fine-tuning's first images; at the end they have full size.")
+    ] = None,
     train_precision: Annotated[str | None, typer.Option(help="Of fine-tuning: float32 (default) or bfloat16.")] = None,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Measure batch norms anew for each stage's masks.")
@@ -166,7 +169,7 @@ def prune(
             generations=generations, crossover_rate=crossover_rate, mutation_rate=mutation_rate,
             initial_sparsity=initial_sparsity, finetune_epochs=finetune_epochs, final_epochs=final_epochs,
             learning_rate=learning_rate, batch_size=batch_size, distill=distill, shift=shift, flip=flip,
-            train_precision=train_precision, recalibrate=recalibrate, include_norm=include_norm,
+            first_size=first_size, train_precision=train_precision, recalibrate=recalibrate, include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
             scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
             threads=threads, command=shlex.join(["evoprune", *sys.argv[1:]]),
@@ -214,11 +217,18 @@ def finetune(
 
 
 @app.command("eval")
-def evaluate(run: Run, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Score the pruned model of a run again, beside what the run recorded."""
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help=f"A run folder, or a shipped network: {', '.join(NETWORKS)}.")
+    ],
+    data: DataName = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Score the pruned model of a run again, or a shipped network, beside what was recorded of it."""
 
     def call() -> None:
-        found = api.evaluate(run)
+        found = api.evaluate(run, data)
         if as_json:
             print(json.dumps(found))
             return

@@ -72,6 +72,7 @@ def test_a_recipe_has_all_that_the_settings_say() -> None:
     chosen: dict[str, Any] = {
         "optimizer": "sgd", "learning_rate": 0.02, "weight_decay": 0.1, "batch_size": 7, "distill": 0.3,
         "label_smoothing": 0.2, "shift": 3, "flip": True, "cutout": 5,
+        "first_size": 16,
     }  # fmt: skip
     found = make_settings(model="m", train_precision="bfloat16", **chosen)
     expected = Recipe(epochs=4, schedule="cosine", precision="bfloat16", **chosen)
@@ -97,7 +98,8 @@ def test_what_is_given_wins_and_none_is_not_given() -> None:
      ("distill", 1.5), ("time_limit_seconds", 0), ("memory_mb", 1), ("seed", -1), ("seed", 1.5), ("device", "tpu"),
      ("workers", 0), ("threads", 0), ("preset", "best"), ("space", "channels?"), ("algorithm", "annealing"),
      ("guidance", "oracle"), ("nonsense", 1), ("weight_decay", -1), ("optimizer", "lion"),
-     ("shift", -1), ("cutout", -1), ("label_smoothing", 1.0), ("train_precision", "float16"), ("flip", "up"),
+     ("shift", -1), ("cutout", -1), ("first_size", -1), ("label_smoothing", 1.0), ("flip", "up"),
+     ("train_precision", "float16"),
      ("finetune_schedule", "one-cycle"), ("recalibrate", "often")],
 )  # fmt: skip
 def test_out_of_range_is_one_line_that_names_the_option(field: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from evoprune.core import EvopruneError
 from evoprune.zoo import load_checkpoint, save_checkpoint
+from evoprune.zoo.parts import save_parts
 
 
 def make(seed: int = 0) -> nn.Sequential:
@@ -189,3 +190,33 @@ def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EvopruneError, match="cannot write"):
         save_checkpoint(make(), tmp_path / "file" / "w.safetensors")
+
+
+def test_parts_with_an_index(tmp_path: Path) -> None:
+    source, model, index = make(1), make(2), tmp_path / "w.safetensors.index.json"
+    files = save_parts(source.state_dict(), index, part_bytes=100, metadata={"data": "mnist"})
+    assert files[0].name == f"w-00001-of-{len(files):05}.safetensors"
+    assert len(files) > 1
+    assert all(sum(t.nbytes for t in load_file(file).values()) <= 100 or len(load_file(file)) == 1 for file in files)
+    assert load_checkpoint(model, index)["data"] == "mnist"
+    assert equal(model, source)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda _, files: files[1].unlink(), "put all parts into one folder"),
+        (lambda index, _: index.write_text("{}"), "no index"),
+        (lambda index, _: index.write_text("[1]"), "no index"),
+        (lambda index, _: index.write_text(index.read_text()[:50]), "no index"),
+        (lambda index, _: index.write_text(index.read_text().replace("w-00001", "../w-00001")), "no index"),
+        (lambda _, files: save_file({"other": torch.zeros(1)}, files[0]), "lack"),
+        (lambda _, files: files[0].write_bytes(b"nothing"), "not a readable"),
+    ],
+)
+def test_damaged_parts(damage: Any, said: str, tmp_path: Path) -> None:
+    index, model = tmp_path / "w.safetensors.index.json", make(2)
+    damage(index, save_parts(make(1).state_dict(), index, part_bytes=100))
+    with pytest.raises(EvopruneError, match=said):
+        load_checkpoint(model, index)
+    assert equal(model, make(2))

@@ -335,7 +335,7 @@ class Runner:
             model, begun = copy.deepcopy(self.task.model), time.perf_counter()
             self.task.val_score(model)
             scoring = time.perf_counter() - begun
-            recipe = self.settings.recipe(1, "constant")
+            recipe = replace(self.settings.recipe(1, "constant"), first_size=0)
             tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher)
             tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
             tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()

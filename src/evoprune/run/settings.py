@@ -68,6 +68,7 @@ class Settings(BaseModel):
     shift: int = Field(0, ge=0)
     flip: bool = False
     cutout: int = Field(0, ge=0)
+    first_size: int = Field(0, ge=0)
     train_precision: Literal["float32", "bfloat16"] = "float32"
     recalibrate: bool = False
 
@@ -104,7 +105,7 @@ class Settings(BaseModel):
             epochs=epochs, schedule=schedule, batch_size=self.batch_size, optimizer=self.optimizer,
             learning_rate=self.learning_rate if learning_rate is None else learning_rate,
             weight_decay=self.weight_decay, label_smoothing=self.label_smoothing, distill=self.distill,
-            precision=self.train_precision, **self.augmentation,
+            precision=self.train_precision, first_size=self.first_size, **self.augmentation,
         )  # fmt: skip
 
     @field_validator("passes")

@@ -4,12 +4,15 @@ from evoprune.training import Recipe
 from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
 from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, load_data
 from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
+from evoprune.zoo.networks import NETWORKS, Network, load_network
 from evoprune.zoo.train import accuracy, train
 
 __all__ = [
     "BUILT_IN",
     "DATA_NAMES",
+    "NETWORKS",
     "Data",
+    "Network",
     "Recipe",
     "Split",
     "accuracy",
@@ -18,6 +21,7 @@ __all__ = [
     "load_checkpoint",
     "load_data",
     "load_model",
+    "load_network",
     "save_checkpoint",
     "train",
 ]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, strip_module_prefix
 from evoprune.storage import read_tensors, save_tensors
+from evoprune.zoo.parts import INDEX, read_parts
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "load_tensors", "save_checkpoint"]
 
 WRAPPERS = ("net", "state_dict", "model")  # keys under which training scripts keep the state dict
 
@@ -25,7 +26,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
 
     Args:
         model: the model that the checkpoint was saved from.
-        path: a .safetensors file or a PyTorch state dict.
+        path: a .safetensors file, the .safetensors.index.json of several, or a PyTorch state dict.
 
     Returns:
         What the file says about itself: its metadata (empty for a PyTorch file).
@@ -38,14 +39,26 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         raise EvopruneError(f"checkpoint {path} is not a file; pass a .safetensors file or a PyTorch state dict")
-    loaded, metadata = read_tensors(path) if _is_safetensors(path) else _read_torch(path)
+    if path.name.endswith(INDEX):
+        loaded, metadata = read_parts(path)
+    else:
+        loaded, metadata = read_tensors(path) if _is_safetensors(path) else _read_torch(path)
+    load_tensors(model, loaded, path)
+    return metadata
+
+
+def load_tensors(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> None:
+    """Put a state dict that was read from `path` into `model`, in place.
+
+    Raises:
+        EvopruneError: it does not fit, see `load_checkpoint`; the model is then unchanged.
+    """
     loaded = {strip_module_prefix(name): tensor for name, tensor in loaded.items()}
     # The model may itself be wrapped in DataParallel: compare without the prefix, load with it.
     own = {strip_module_prefix(name): name for name in model.state_dict()}
     current = {name: model.state_dict()[own[name]] for name in own}
     _check_fits(path, loaded, current)
     model.load_state_dict({own[name]: tensor for name, tensor in loaded.items()})
-    return metadata
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -1,0 +1,78 @@
+"""Shipped networks: made from a run by tools/ship.py, loaded by name, scored by `evoprune eval NAME`."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evoprune import zoo
+from evoprune.core import EvopruneError
+from evoprune.zoo import networks
+from tests.conftest import Command
+
+ship = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "ship.py"))["main"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for evoprune/zoo, where `small` can be shipped."""
+    monkeypatch.setattr(networks, "FOLDER", tmp_path / "networks")
+    monkeypatch.setitem(networks.NETWORKS, "small", networks.Network("lenet5", "evoprune prune lenet5"))
+    return tmp_path
+
+
+def test_a_run_is_shipped_and_scored_by_name(evoprune: Command, digits: Path, place: Path) -> None:
+    run = place / "run"
+    done = evoprune("prune", "lenet5", "--data", digits, "--sparsity", 0.9, "--guidance", "magnitude",
+                    "--space", "allocation", "--generations", 1, "--finetune-epochs", 0, "--final-epochs", 1,
+                    "--quiet", "--out", run)  # fmt: skip
+    assert done.code == 0, done.err
+    ship(["network", str(run), "small", "--data", str(digits), "--zoo", str(place)])
+    file = place / "networks" / "small.safetensors"
+    assert file.stat().st_size < (run / "model.safetensors").stat().st_size / 8
+
+    model, masks, _ = zoo.load_network("small")
+    expected, kept = load_file(run / "model.safetensors"), load_file(run / "masks.safetensors")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-6)
+    assert all(torch.equal(masks[name], mask) for name, mask in kept.items())
+
+    found: dict[str, Any] = json.loads(evoprune("eval", "small", "--data", digits, "--json").out)
+    recorded = json.loads((run / "result.json").read_text())["pruned"]
+    assert found["sparsity"] == found["recorded"]["sparsity"] == recorded["sparsity"]
+    assert found["nonzero_weights"] == found["recorded"]["nonzero_weights"] == recorded["nonzero_weights"]
+    for score in ("val_score", "test_score"):
+        assert found[score] == pytest.approx(found["recorded"][score], abs=1e-4)
+    assert "measured now" in evoprune("eval", "small", "--data", digits).out
+
+
+def test_trained_weights_are_shipped_in_half_precision(digits: Path, tmp_path: Path) -> None:
+    trained = zoo.default_checkpoint("lenet5")
+    ship(["weights", "lenet5", str(trained), "--data", str(digits), "--zoo", str(tmp_path)])
+    index = tmp_path / "checkpoints" / "lenet5-digits.safetensors.index.json"
+    model, before = zoo.load_model("lenet5"), zoo.load_model("lenet5")
+    metadata = zoo.load_checkpoint(model, index)
+    assert (metadata["precision"], metadata["data"]) == ("float16", "mnist")
+    zoo.load_checkpoint(before, trained)
+    for one, other in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_names_that_are_nothing(evoprune: Command, place: Path) -> None:
+    with pytest.raises(EvopruneError, match="did you mean small"):
+        zoo.load_network("smal")
+    assert evoprune("eval", "smal").failed("no run folder", "no shipped network", "small")
+    assert evoprune("eval", place, "--data", "mnist").failed("--data is for shipped networks")
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_what_is_shipped_fits_its_model(name: str) -> None:
+    model, masks, metadata = zoo.load_network(name)
+    weights = dict(model.named_parameters())
+    assert json.loads(metadata["nonzero_weights"]) == sum(int(mask.sum()) for mask in masks.values())
+    assert all(not weights[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
+    assert metadata["model"] == networks.NETWORKS[name].model
