@@ -1,11 +1,13 @@
 """Accuracy against sparsity: evoprune beside the rules that it has to beat, with the same fine-tuning.
 
     python benchmarks/quality.py --data mnist [--sparsities 0.95 0.98 0.99] [--seeds 0 1 2] [--only NAME ...]
+    python benchmarks/quality.py --model resnet18 --data cifar10 --beside gradient --only gradient magnitude lamp
 
 Everyone prunes step by step to the same targets, trains as long after each, and ends with the same final schedule;
-the dense model teaches. What evoprune's search took is counted: the rules get as many final epochs more as could be
-trained in that time, so that all have the same time. Figures are of the last epoch; the test set is read once a
-trial. Trials go into results/quality.json as they end; those that are there for the same settings are not repeated.
+the dense model teaches. What the search took of the method they stand beside is counted: the rules get as many final
+epochs more as could be trained in that time, so that all have the same time. Figures are of the last epoch; the test
+set is read once a trial. Trials go into results/quality.json as they end; those that are there for the same settings
+are not repeated.
 """
 
 from __future__ import annotations
@@ -34,19 +36,26 @@ from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, l
 
 NAME = "quality"
 EVOPRUNE = {"none": "none", "evolved-magnitude": "magnitude", "gradient": "gradient"}
-"""Methods and their guidances: with `gradient` training itself prunes, without a search."""
+"""Methods and their guidances: with `gradient` training itself prunes, in smaller steps and without a search."""
 RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
-"""`shuffled` has as many weights in each layer as `none` found, at random places."""
+"""`shuffled` has as many weights in each layer as the method beside found, at random places."""
+PLACE = ("method", "model", "target", "finetune_epochs", "final_epochs", "first_size", "seed", "beside")
+"""What tells trials apart."""
 
 Rule = Callable[[nn.Module, Stage], Masks]
 
 
+def source_of(data: Data, settings: Settings) -> TensorSource:
+    """Training batches, not augmented yet."""
+    return TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
+
+
 def by_evoprune(model: nn.Module, data: Data, settings: Settings) -> dict[str, Any]:
     """What `evoprune prune` does."""
-    given = settings.model_dump(exclude_unset=True, exclude={"model", "threads"})
     result = evoprune.prune(
-        model, Accuracy(data.val.inputs, data.val.targets), train=(data.train.inputs, data.train.targets),
-        test=Accuracy(data.test.inputs, data.test.targets), **given,
+        model, Accuracy(data.val.inputs, data.val.targets), train=source_of(data, settings),
+        test=Accuracy(data.test.inputs, data.test.targets),
+        **settings.model_dump(exclude_unset=True, exclude={"threads"}),
     )  # fmt: skip
     summary = result.summary
     epochs, seconds = summary["finetune"]["epochs"], summary["finetune"]["seconds"]
@@ -62,7 +71,9 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
     """The same stages with a rule in place of the search, and `more` final epochs."""
     model, begun, history, epochs = copy.deepcopy(dense), time.perf_counter(), list[Outcome](), 0
     layers = prunable_layers(model)
-    source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size)
+    source = source_of(data, settings)
+    if settings.augmentation:
+        source = source.augmented(**settings.augmentation)
     source.ask(dense)
     masks: Masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
     while (stage := next_stage(settings, layers, history, True, False)) is not None:
@@ -89,7 +100,7 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
 
 
 def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -> Rule:
-    """The masks of a stage by the rule's name; `kept` is what the search without a rule left in each layer."""
+    """The masks of a stage by the rule's name; `kept` is what the method beside left in each layer."""
     rules: dict[str, Callable[..., Masks]] = {
         "magnitude": baselines.global_magnitude, "lamp": baselines.lamp,
         "erk": baselines.erk, "uniform": baselines.uniform,
@@ -122,40 +133,47 @@ def main() -> None:
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.95, 0.98, 0.99])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=[*EVOPRUNE, *RULES], default=[*EVOPRUNE, *RULES])
+    parser.add_argument("--beside", choices=EVOPRUNE, default="none", help="whose steps and time the rules are given")
     parser.add_argument("--finetune-epochs", type=int, default=1, help="after each stage")
     parser.add_argument("--final-epochs", type=int, default=6)
+    parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
     args = parser.parse_args()
-    data, model, layers = load_data(args.data), load_model(args.model), []
+    data, model = load_data(args.data), load_model(args.model)
     checkpoint = default_checkpoint(args.model)
     if checkpoint is None:
         sys.exit(f"{args.model} has no shipped weights")
     load_checkpoint(model, checkpoint)
     model.eval()
     layers = prunable_layers(model)
+    chosen = ("finetune_epochs", "final_epochs", "first_size")
+    given = {name: value for name in chosen if (value := getattr(args, name)) is not None}
     for seed in args.seeds:
         for sparsity in args.sparsities:
-            given = {"finetune_epochs": args.finetune_epochs, "final_epochs": args.final_epochs}
             place = {"model": args.model, "target": sparsity, **given, "seed": seed}
             for method in [name for name in (*EVOPRUNE, *RULES) if name in args.only]:
-                trials = record.earlier(NAME).get("trials", [])
-                if any(({"method": method} | place).items() <= old.items() for old in trials):
+                beside = {"beside": args.beside} if method in RULES and args.beside != "none" else {}
+                if earlier({"method": method} | place | beside):
                     continue
-                settings = make_settings(
-                    model=args.model, sparsity=sparsity, seed=seed, **given,
-                    guidance=EVOPRUNE.get(method),
-                )  # fmt: skip
+                guidance = EVOPRUNE.get(method, EVOPRUNE[args.beside])
+                settings = make_settings(model=args.model, sparsity=sparsity, seed=seed, guidance=guidance, **given)
                 if method in EVOPRUNE:
                     figures = by_evoprune(model, data, settings)
                 else:
-                    found = next((old for old in trials if ({"method": "none"} | place).items() <= old.items()), None)
+                    found = earlier({"method": args.beside} | place)
                     if found is None:
-                        sys.exit("the rules need the time that `none` takes; run that first")
+                        sys.exit(f"the rules need the time that `{args.beside}` takes; run that first")
                     rule = make_rule(method, layers, found["kept"], seed)
                     figures = by_rule(model, data, settings, rule, round(found["search_epochs"]))
-                trial = {"method": method, **place, **figures, "commit": record.commit()}
-                record.write(NAME, {"data": "MNIST", "trials": [*record.earlier(NAME).get("trials", []), trial]})
+                trial = {"method": method, **place, **beside, **figures, "data": data.name, "commit": record.commit()}
+                record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
                 shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
                 print(f"{args.model} {sparsity:.2%} {method} seed {seed}: {shown}", flush=True)
+
+
+def earlier(wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The trial of these settings, where there is one."""
+    trials = record.earlier(NAME).get("trials", [])
+    return next((old for old in trials if all(old.get(name) == wanted.get(name) for name in PLACE)), None)
 
 
 if __name__ == "__main__":

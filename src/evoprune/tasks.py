@@ -97,12 +97,12 @@ def named_task(
     check_data_fits(model, data)
     device = device_of_settings(settings)
     model.to(device)
-    train = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, device=device)
+    train = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black, device=device)
     task = Task(
         model,
         prunable_layers(model, settings.include_norm),
         Accuracy(data.val.inputs.to(device), data.val.targets.to(device)),
-        train.augmented(**settings.augmentation, fill=data.black) if settings.augmentation else train,
+        train.augmented(**settings.augmentation) if settings.augmentation else train,
         first_samples(train, SAMPLES),
         Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
     )

@@ -79,7 +79,7 @@ class TensorSource:
         self.windows = self._windows()
         self.answers: Tensor | None = None
 
-    def augmented(self, shift: int, flip: bool, cutout: int, fill: Tensor | None = None) -> TensorSource:
+    def augmented(self, shift: int, flip: bool, cutout: int) -> TensorSource:
         """The same samples, augmented so.
 
         Raises:
@@ -91,7 +91,7 @@ class TensorSource:
             )
         return TensorSource(
             self.inputs, self.targets, self.batch_size,
-            shift=shift, flip=flip, cutout=cutout, fill=fill, device=self.inputs.device,
+            shift=shift, flip=flip, cutout=cutout, fill=self.fill, device=self.inputs.device,
         )  # fmt: skip
 
     @torch.no_grad()
