@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import evoprune
 from evoprune import EvopruneError, api
 from evoprune.run import Runner
+from evoprune.run.time_limit import TimeLimit
 
 torch.set_num_threads(1)
 QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
@@ -555,7 +556,7 @@ def test_a_run_cut_short_by_the_clock_says_so(sparsity: float | None) -> None:
 
 def test_a_time_limit_counts_the_epochs_before_one_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Final fine-tuning that cannot fit ends the search after a generation, and is shortened to what is left."""
-    monkeypatch.setattr(Runner, "_epoch_seconds", lambda _: 30.0)
+    monkeypatch.setattr(TimeLimit, "_epoch_seconds", lambda _: 30.0)
     result = quick(model(), preset="original", floor=0.1, time_limit_seconds=100, final_epochs=10, generations=5)
     assert result.summary["search"]["generations"] == 0
     assert 1 + 1 <= result.summary["finetune"]["epochs"] <= 1 + 3
@@ -567,7 +568,7 @@ def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes() -> None:
     task = api.given_task(net, evoprune.accuracy(data()), data(), None, settings)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     runner = Runner(task, settings, None, 0.9)
-    assert 0 < runner._epoch_seconds() < 10
+    assert 0 < runner.limit._epoch_seconds() < 10
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 

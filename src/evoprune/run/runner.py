@@ -22,9 +22,10 @@ from evoprune.run.searching import Scored, Search, make_search
 from evoprune.run.settings import Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
+from evoprune.run.time_limit import TimeLimit
 from evoprune.search import Population
 from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate, save_masks
-from evoprune.training import FirstSteps, TensorSource
+from evoprune.training import TensorSource
 
 __all__ = ["Listener", "Runner", "floor_of"]
 
@@ -32,8 +33,6 @@ Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal, to show progress."""
 
 SNAPSHOT_SECONDS = 5.0
-TIMED_STEPS = 4
-"""Training steps that an epoch's time is estimated from."""
 
 
 class Runner:
@@ -65,7 +64,6 @@ class Runner:
             task.train.ask(self.teacher)
         self.device = next(task.model.parameters()).device
         self.last_snapshot = 0.0
-        self.first_epoch: float | None = None
         reuse_freed_memory()
         if resume and folder is not None:
             self.state = load_state(folder.snapshot)
@@ -76,6 +74,7 @@ class Runner:
             self.state = RunState(now=kept, accepted=kept, dense_val_score=dense_val_score)
         self.journal = Journal(folder.journal if folder else None, self.state.journal_bytes)
         self.started = time.perf_counter() - self.state.seconds
+        self.limit = TimeLimit(task, settings, self.state, self.teacher, self.elapsed)
         if not resume:
             self._start()
 
@@ -118,10 +117,10 @@ class Runner:
             )
             for out_of_time in (False, True)
         )
-        if not self._out_of_time():
+        if not self.limit.is_up():
             return planned
         if late is not None and not late.layers:
-            late = replace(late, final_epochs=self._epochs_left(late.final_epochs))
+            late = replace(late, final_epochs=self.limit.epochs_left(late.final_epochs))
         self.state.cut_short |= late != planned
         return late
 
@@ -146,7 +145,7 @@ class Runner:
             reached = settings.preset == "original" and best["sparsity"] >= stage.target
             if reached or number == settings.generations:
                 break
-            if self._out_of_time():
+            if self.limit.is_up():
                 state.cut_short = True
                 break
             self._snapshot(at_most_every=SNAPSHOT_SECONDS)
@@ -181,7 +180,7 @@ class Runner:
             needed = not stage.only_below_floor or state.step > stage.epochs
             needed = needed or (floor is not None and self._val_score() < floor)
             may_wait = stage.only_below_floor and state.step <= stage.epochs
-            if needed and may_wait and self._out_of_time(short_epochs=0):
+            if needed and may_wait and self.limit.is_up(short_epochs=0):
                 state.cut_short = True
             elif needed:
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
@@ -312,36 +311,6 @@ class Runner:
                     f"{folder.snapshot} does not fit the model: other layers or shapes; go on with the model that the"
                     " run began with, or start over with --overwrite"
                 )
-
-    def _out_of_time(self, short_epochs: int | None = None) -> bool:
-        """Whether a stage's fine-tuning, and the final one, are all that still fits into the time limit."""
-        limit, settings = self.settings.time_limit_seconds, self.settings
-        if limit is None:
-            return False
-        epochs = settings.final_epochs + (settings.finetune_epochs if short_epochs is None else short_epochs)
-        return self.elapsed() + self._epoch_seconds() * epochs >= limit
-
-    def _epochs_left(self, wanted: int) -> int:
-        """Epochs that fit into the time that is left, at least one."""
-        left = (self.settings.time_limit_seconds or 0.0) - self.elapsed()
-        return max(1, min(wanted, int(left / max(self._epoch_seconds(), 1e-9))))
-
-    def _epoch_seconds(self) -> float:
-        """Of the epochs so far; before the first, estimated from a few steps of a copy."""
-        state, train = self.state, self.task.train
-        if state.finetune_epochs or train is None:
-            return state.finetune_seconds / max(state.finetune_epochs, 1)
-        if self.first_epoch is None:
-            model, begun = copy.deepcopy(self.task.model), time.perf_counter()
-            self.task.val_score(model)
-            scoring = time.perf_counter() - begun
-            recipe = replace(self.settings.recipe(1, "constant"), first_size=0)
-            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher)
-            tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
-            tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
-            tuner.epoch(0, self.settings.seed)
-            self.first_epoch = scoring + (time.perf_counter() - begun) / tuner.source.steps * train.steps
-        return self.first_epoch
 
     def _tell(self, event: str, **content: Any) -> None:
         record = {"event": event, "seconds": round(self.elapsed(), 3), **content}

@@ -1,0 +1,69 @@
+"""Whether what a run still has to do fits into its time limit."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from evoprune.run.settings import Settings
+from evoprune.run.state import RunState
+from evoprune.run.task import Task
+from evoprune.surgery import FineTuner
+from evoprune.training import FirstSteps
+
+__all__ = ["TimeLimit"]
+
+TIMED_STEPS = 4
+"""Training steps that an epoch's time is estimated from."""
+
+
+class TimeLimit:
+    """The clock of a run; without a limit it is never up.
+
+    Args:
+        task: its model, training data and score are timed, the model on a copy.
+        settings: the limit, and the epochs a stage takes.
+        state: of the run, which knows what epochs have taken so far.
+        teacher: of fine-tuning, or None.
+        elapsed: seconds of work so far.
+    """
+
+    def __init__(
+        self, task: Task, settings: Settings, state: RunState, teacher: nn.Module | None, elapsed: Callable[[], float]
+    ) -> None:
+        self.task, self.settings, self.state, self.teacher, self.elapsed = task, settings, state, teacher, elapsed
+        self.first_epoch: float | None = None
+
+    def is_up(self, short_epochs: int | None = None) -> bool:
+        """Whether a stage's fine-tuning, and the final one, are all that still fits."""
+        limit, settings = self.settings.time_limit_seconds, self.settings
+        if limit is None:
+            return False
+        epochs = settings.final_epochs + (settings.finetune_epochs if short_epochs is None else short_epochs)
+        return self.elapsed() + self._epoch_seconds() * epochs >= limit
+
+    def epochs_left(self, wanted: int) -> int:
+        """Epochs that fit into the time that is left, at least one."""
+        left = (self.settings.time_limit_seconds or 0.0) - self.elapsed()
+        return max(1, min(wanted, int(left / max(self._epoch_seconds(), 1e-9))))
+
+    def _epoch_seconds(self) -> float:
+        """Of the epochs so far; before the first, estimated from a few steps of a copy."""
+        state, train = self.state, self.task.train
+        if state.finetune_epochs or train is None:
+            return state.finetune_seconds / max(state.finetune_epochs, 1)
+        if self.first_epoch is None:
+            model, begun = copy.deepcopy(self.task.model), time.perf_counter()
+            self.task.val_score(model)
+            scoring = time.perf_counter() - begun
+            recipe = replace(self.settings.recipe(1, "constant"), first_size=0)
+            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher)
+            tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
+            tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
+            tuner.epoch(0, self.settings.seed)
+            self.first_epoch = scoring + (time.perf_counter() - begun) / tuner.source.steps * train.steps
+        return self.first_epoch
