@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import cast
 
@@ -9,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import strip_module_prefix
+from evoprune.core import generator, strip_module_prefix
 
 __all__ = ["layer_moments"]
+
+ROWS_AN_INPUT, FEWEST_ROWS = 64, 100_000
+"""Positions of images that a moment is measured on: so many for each input of a unit, all together at least these."""
 
 MOST_INPUTS = 8192
 """Layers with more inputs a unit are left out: their moment would take more than 256 MB."""
@@ -19,7 +23,7 @@ MOST_INPUTS = 8192
 
 @torch.inference_mode()
 def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_size: int = 250) -> dict[str, Tensor]:
-    """Mean of x x' over samples and positions, of the inputs x of linear and (ungrouped) 2-d convolution layers.
+    """Mean over samples of x x', summed over positions: x are inputs of linear and (ungrouped) 2-d convolution layers.
 
     Args:
         model: run in eval mode; its mode is left as found.
@@ -36,8 +40,8 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            rows = _rows(module, given[0])
-            moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows / len(inputs)
+            rows, weight = _rows(module, given[0], len(inputs))
+            moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
         return module.register_forward_pre_hook(add)
 
@@ -66,9 +70,13 @@ def _supported(module: nn.Module) -> bool:
     return fits and int(cast(Tensor, module.weight)[0].numel()) <= MOST_INPUTS
 
 
-def _rows(module: nn.Module, given: Tensor) -> Tensor:
-    """The inputs of one unit at every sample and position: (rows, D)."""
-    if isinstance(module, nn.Conv2d):
-        columns = F.unfold(given, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-        return columns.transpose(1, 2).flatten(0, 1)
-    return given.flatten(0, -2)
+def _rows(module: nn.Module, given: Tensor, samples: int) -> tuple[Tensor, float]:
+    """Inputs of one unit at every sample and some positions, (rows, D), and how many positions each stands for."""
+    if not isinstance(module, nn.Conv2d):
+        return given.flatten(0, -2), 1.0
+    columns = F.unfold(given, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    inputs, positions = columns.shape[1:]
+    some = min(positions, math.ceil(max(FEWEST_ROWS, ROWS_AN_INPUT * inputs) / samples))
+    if some < positions:
+        columns = columns[:, :, torch.randperm(positions, generator=generator(0))[:some]]
+    return columns.transpose(1, 2).flatten(0, 1), positions / some

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -25,26 +25,16 @@ def evolved_ranks(
 ) -> dict[str, Tensor]:
     """Layer name -> ranks of the weight's shape; random where a layer's inputs cannot be had, see `layer_moments`."""
     moments = layer_moments(model, [layer.name for layer in layers], inputs)
-    ranks = {}
-    for index, layer in enumerate(layers):
+
+    def evolved(index: int, layer: Layer) -> Tensor:
         rng = generator(*seed_path, index)
         weight = weight_of(model, layer.name).detach().cpu()
-        if layer.name in moments:
-            mask = masks[layer.name].flatten(1)
-            with _one_thread():
-                rank = nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng)
-            ranks[layer.name] = rank.view_as(weight)
-        else:
-            ranks[layer.name] = torch.rand(weight.shape, generator=rng)
-    return ranks
+        if layer.name not in moments:
+            return torch.rand(weight.shape, generator=rng)
+        mask = masks[layer.name].flatten(1)
+        return nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng).view_as(weight)
 
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Operations of a few microseconds each: more threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    # Operations of some microseconds each: several threads do better with a layer each than together.
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        ranks = threads.map(evolved, range(len(layers)), layers)
+        return {layer.name: rank for layer, rank in zip(layers, ranks, strict=True)}

@@ -21,6 +21,8 @@ __all__ = ["evolve_units", "nested_ranks", "output_error"]
 
 PATIENCE = 12
 """Generations without any improvement after which a layer's evolution ends."""
+INPUTS_A_MOVE = 512
+"""A unit of so many inputs more may move a bit more at once: else large units would need more generations."""
 
 
 def output_error(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
@@ -43,12 +45,14 @@ def evolve_units(
     generations: int,
     rng: torch.Generator,
     proposals: int = 32,
+    most: int | None = None,
 ) -> Tensor:
     """Improve `kept` without changing how many bits it has.
 
-    In each generation every unit draws `proposals` bits to clear and as many to set, and tries the best of each:
-    in even generations as a swap inside the unit, in odd ones as a transfer between two units, the cheapest
-    bits to clear of some paid for by the best bits to set of others. Only improvements are kept.
+    In each generation every unit draws bits to clear and bits to set, and tries the best of each: in even generations
+    as swaps inside the unit, as many of them as together lower its error the most; in odd ones as a transfer between
+    two units, the cheapest bits to clear of some paid for by the best bits to set of others. Only improvements are
+    kept.
 
     Args:
         weight: (U, D) float.
@@ -57,44 +61,79 @@ def evolve_units(
         allowed: (U, D) bool, the bits that may be set.
         generations: steps at most; it ends earlier when nothing improves any more.
         rng: source of all randomness.
-        proposals: bits tried in each unit and direction.
+        proposals: bits tried in each unit and direction for each that moves.
+        most: bits that may move at once in each direction; one for every `INPUTS_A_MOVE` inputs by default.
 
     Returns:
         (U, D) bool.
     """
+    most = max(1, weight.shape[1] // INPUTS_A_MOVE) if most is None else most
     kept = kept.clone()
     pull = (weight * ~kept) @ moment  # (U, D): half the derivative of each unit's error by what was taken away
-    power = moment.diagonal()
     choices = allowed.sum(1)
     alive = (choices > 0)[:, None]
     position = torch.argsort(~allowed, dim=1, stable=True)  # (U, D): the allowed bits of each unit first
-    units = torch.arange(weight.shape[0])
-    never = torch.tensor(float("inf"))
     idle = 0
 
+    def best(drawn: Tensor, may_move: Tensor, sign: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(U, most) bits that alone raise the error the least; what that takes away; whether there are so many."""
+        bits = position.gather(1, drawn).sort(1).values
+        taken = sign * weight.gather(1, bits)
+        fits = may_move.gather(1, bits) & alive
+        fits[:, 1:] &= bits[:, 1:] != bits[:, :-1]  # drawn twice
+        alone = taken * (taken * moment.diagonal()[bits] + 2 * pull.gather(1, bits))
+        alone, pick = alone.masked_fill(~fits, float("inf")).topk(min(most, bits.shape[1]), largest=False)
+        return bits.gather(1, pick), taken.gather(1, pick), alone.isfinite()
+
     for generation in range(generations):
-        draw = torch.rand(2, len(units), proposals, generator=rng) * choices[:, None]
-        clear, set_ = (position.gather(1, drawn) for drawn in draw.long())
-        w_clear, w_set = weight.gather(1, clear), weight.gather(1, set_)
-        cost = w_clear * (w_clear * power[clear] + 2 * pull.gather(1, clear))
-        gain = w_set * (w_set * power[set_] - 2 * pull.gather(1, set_))
-        cost = torch.where(kept.gather(1, clear) & alive, cost, never)
-        gain = torch.where(kept.gather(1, set_) | ~alive, never, gain)
-        (cost, pick_clear), (gain, pick_set) = cost.min(1), gain.min(1)
-        a, b = clear[units, pick_clear], set_[units, pick_set]
+        draw = (torch.rand(2, len(weight), proposals * most, generator=rng) * choices[:, None]).long()
+        (clear, out, may_clear), (set_, back, may_set) = best(draw[0], kept, 1), best(draw[1], ~kept, -1)
         if generation % 2 == 0:
-            better = cost + gain - 2 * weight[units, a] * weight[units, b] * moment[a, b] < 0
-            giver = taker = units[better]
+            bits, taken = (torch.stack(pair, 2).flatten(1) for pair in ((clear, set_), (out, back)))
+            change = _changes(bits, taken, pull, moment)[:, 1::2].masked_fill(~(may_clear & may_set), float("inf"))
+            change, number = change.min(1)
+            moves = torch.where(change < 0, 2 * (number + 1), 0)
+            giver = moves.nonzero()[:, 0]
+            _move(bits, taken, moves, kept, pull, moment)
         else:
+            at_once = most if generation % 4 == 1 else 1
+            cost, gain = (
+                _changes(bits[:, :at_once], taken[:, :at_once], pull, moment)[:, -1].masked_fill(
+                    ~fits[:, at_once - 1], float("inf")
+                )
+                for bits, taken, fits in ((clear, out, may_clear), (set_, back, may_set))
+            )
             giver, taker = _transfers(cost, gain)
+            for bits, taken, units in ((clear, out, giver), (set_, back, taker)):
+                moves = torch.zeros(len(weight), dtype=torch.long).index_fill_(0, units, at_once)
+                _move(bits, taken, moves, kept, pull, moment)
         idle = 0 if len(giver) else idle + 1
         if idle == PATIENCE:
             break
-        kept[giver, a[giver]] = False
-        kept[taker, b[taker]] = True
-        pull[giver] += weight[giver, a[giver], None] * moment[a[giver]]
-        pull[taker] -= weight[taker, b[taker], None] * moment[b[taker]]
     return kept
+
+
+def _changes(bits: Tensor, taken: Tensor, pull: Tensor, moment: Tensor) -> Tensor:
+    """(U, M): by how much the first 1, 2, ..., M moves together change each unit's error.
+
+    Args:
+        bits: (U, M) int64 the bits that move, all different.
+        taken: (U, M) what each takes away: the weight of a bit that is cleared, minus that of one that is set.
+        pull: (U, D).
+        moment: (D, D).
+    """
+    pairs = taken[:, :, None] * taken[:, None, :] * moment[bits[:, :, None], bits[:, None, :]]
+    alone: Tensor = 2 * (taken * pull.gather(1, bits)).cumsum(1)
+    return alone + pairs.cumsum(1).cumsum(2).diagonal(dim1=1, dim2=2)
+
+
+def _move(bits: Tensor, taken: Tensor, moves: Tensor, kept: Tensor, pull: Tensor, moment: Tensor) -> None:
+    """Carry out each unit's first (U,) `moves`, in place."""
+    for number in range(int(moves.max())):
+        units = (moves > number).nonzero()[:, 0]
+        bit = bits[units, number]
+        kept[units, bit] = ~kept[units, bit]
+        pull[units] += taken[units, number, None] * moment[bit]
 
 
 def _transfers(cost: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:

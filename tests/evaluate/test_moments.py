@@ -1,0 +1,56 @@
+"""Second moments of layers' inputs, against sums written out, and on some positions only."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evoprune.evaluate import moments
+from evoprune.evaluate.moments import layer_moments
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 2, stride=2, groups=1), nn.Flatten(), nn.Linear(64, 5)
+    )
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 2, 8, 8, generator=torch.Generator().manual_seed(1)).cumsum(3) / 3
+
+
+def test_they_are_the_sums_over_positions() -> None:
+    model, inputs = net(), images(6)
+    found = layer_moments(model, ["0", "2", "4"], inputs, batch_size=4)
+    with torch.no_grad():
+        middle = model[:2](inputs)
+        rows = {
+            "0": nn.functional.unfold(inputs, 3, padding=1).transpose(1, 2).flatten(0, 1),
+            "2": nn.functional.unfold(middle, 2, stride=2).transpose(1, 2).flatten(0, 1),
+            "4": model[:4](inputs),
+        }
+    for name, x in rows.items():
+        torch.testing.assert_close(found[name], x.T @ x / 6, rtol=1e-4, atol=1e-4)
+
+
+def test_the_error_of_a_mask_is_that_of_its_outputs() -> None:
+    model, inputs = net(), images(5)
+    moment = layer_moments(model, ["0"], inputs)["0"]
+    gone = model[0].weight.detach() * (torch.rand(model[0].weight.shape) < 0.5)
+    outputs = nn.functional.conv2d(inputs, gone, padding=1)
+    flat = gone.flatten(1)
+    torch.testing.assert_close(
+        ((flat @ moment) * flat).sum(1), outputs.square().sum((2, 3)).mean(0), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_some_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = net(), images(400)
+    whole = layer_moments(model, ["0", "4"], inputs)
+    monkeypatch.setattr(moments, "FEWEST_ROWS", 4000)
+    some = layer_moments(model, ["0", "4"], inputs)
+    assert torch.equal(whole["4"], some["4"]), "a linear layer has one position"
+    assert not torch.equal(whole["0"], some["0"])
+    assert float((some["0"] - whole["0"]).norm()) < 0.15 * float(whole["0"].norm())
+    again = layer_moments(model, ["0"], inputs)
+    assert torch.equal(again["0"], some["0"])
