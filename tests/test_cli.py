@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
+from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
 from evoprune import api
@@ -364,6 +365,24 @@ def test_train_writes_weights_that_prune_takes(evoprune: Command, digits: Path, 
     assert load_file(file).keys() == load_model("lenet5").state_dict().keys()
     assert all(torch.equal(value, load_file(file)[name]) for name, value in load(first).items())
     assert evoprune("layers", "lenet5", "--checkpoint", file).code == 0
+
+
+def test_train_goes_on_from_given_weights(evoprune: Command, digits: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    options = ("--data", digits, "--epochs", 1, "--quiet")
+    assert evoprune("train", "lenet5", "--out", first, *options).code == 0
+    ran = evoprune(
+        "train", "lenet5", "--out", second, "--checkpoint", first, *options, "--learning-rate", 1e-9, "--cutout", 2
+    )
+    assert ran.code == 0, ran.err
+    for name, value in load_file(first).items():
+        torch.testing.assert_close(load_file(second)[name], value, rtol=0, atol=1e-6)
+    with safe_open(second, "pt") as file:
+        described = file.metadata()
+    assert json.loads(described["from"])["recipe"] != described["recipe"]
+    assert evoprune("train", "lenet5", "--out", tmp_path / "third.safetensors", *options, "--first-size", 8).failed(
+        "--first-size 8", "does not take images of that size"
+    )
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -38,7 +38,6 @@ from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
 from evoprune.tasks import (
     check_dense,
-    check_first_size,
     check_recalibration,
     device_of_settings,
     given_task,
@@ -48,7 +47,7 @@ from evoprune.tasks import (
     read_weights,
 )
 from evoprune.training import TensorSource
-from evoprune.zoo import NETWORKS, load_network
+from evoprune.zoo import NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
@@ -318,8 +317,8 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     costs_of(task, settings)
     if settings.recalibrate:
         check_recalibration(task)
-    if settings.first_size:
-        check_first_size(task, settings.first_size)
+    if settings.first_size and task.samples is not None:
+        check_size_fits(task.model, task.samples[0], settings.first_size)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
     folder = Folder.create(out, settings, overwrite)

@@ -289,9 +289,14 @@ def train(
     model: Model,
     data: Annotated[str, typer.Option("--data", metavar="NAME_OR_DIR", help="As for prune.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Train these weights on; random ones by default.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest of the schedule.")] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
+    cutout: Annotated[int | None, typer.Option(help="Pixels a side of a square that each image loses.")] = None,
+    first_size: Annotated[int | None, typer.Option(help="Pixels a side of the first images; 0: full size.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, and start over.")] = False,
     quiet: Quiet = False,
@@ -299,16 +304,20 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model; continues where an interrupted training of the same settings stopped."""
+    recipe = {
+        "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "cutout": cutout,
+        "first_size": first_size,
+    }  # fmt: skip
     _guard(
-        lambda: _train(model, data, out, epochs, learning_rate, batch_size, seed, overwrite, quiet, as_json),
+        lambda: _train(model, data, out, checkpoint, recipe, seed, overwrite, quiet, as_json),
         debug,
         lambda: "the same command without --overwrite goes on after the last whole epoch",
     )
 
 
 def _train(
-    model: str, data: str, out: Path, epochs: int | None, learning_rate: float | None, batch_size: int | None,
-    seed: int, overwrite: bool, quiet: bool, as_json: bool,
+    model: str, data: str, out: Path, checkpoint: str | None, given: dict[str, Any], seed: int, overwrite: bool,
+    quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     if seed < 0:
         raise EvopruneError(f"--seed {seed}: expected 0 or more")
@@ -316,10 +325,12 @@ def _train(
         raise EvopruneError(f"--out {out}: weights are written as safetensors; give a name that ends in .safetensors")
     if out.is_dir() or (out.exists() and not overwrite):
         raise EvopruneError(f"{out} exists already; replace it with --overwrite, or choose another --out")
-    given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
     recipe = BUILT_IN[model].recipe if model in BUILT_IN else Recipe()
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
     built, images = load_model(model, seed), load_data(data)
+    described = {"model": model}
+    if checkpoint is not None:
+        described["from"] = json.dumps(load_checkpoint(built, checkpoint))
 
     def show(epoch: dict[str, float]) -> None:
         if not quiet:
@@ -330,7 +341,6 @@ def _train(
                 flush=True,
             )
 
-    described = {"model": model}
     trained = run_training(built, images, recipe, seed, out, on_epoch=show, restart=overwrite, metadata=described)
     if as_json:
         print(json.dumps({"model": model, "data": images.name, "file": str(out), "seed": seed} | trained))

@@ -23,7 +23,6 @@ from evoprune.zoo import load_model as load_by_name
 
 __all__ = [
     "check_dense",
-    "check_first_size",
     "check_recalibration",
     "device_of_settings",
     "given_task",
@@ -164,24 +163,6 @@ def check_recalibration(task: Task) -> None:
         raise EvopruneError("--recalibrate: the model has no batch norm with running statistics; leave it out")
     if task.train is None:
         raise EvopruneError("--recalibrate measures on training data; pass `train`, or leave it out")
-
-
-@torch.no_grad()
-def check_first_size(task: Task, first_size: int) -> None:
-    """Whether the model takes images of `first_size` pixels a side.
-
-    Raises:
-        EvopruneError: it does not, or the training data are no images.
-    """
-    if task.samples is None or task.samples[0].dim() != 4:
-        raise EvopruneError("--first-size needs training images (N, C, H, W); leave it out")
-    try:
-        with evaluating(task.model):
-            task.model(F.interpolate(task.samples[0][:2], (first_size, first_size)))
-    except Exception as error:  # whatever a user's model says about a size
-        raise EvopruneError(
-            f"--first-size {first_size}: the model does not take images of that size ({said(error)}); leave it out"
-        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

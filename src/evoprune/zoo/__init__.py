@@ -2,7 +2,7 @@
 
 from evoprune.training import Recipe
 from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
-from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, load_data
+from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, check_size_fits, load_data
 from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
 from evoprune.zoo.networks import NETWORKS, Network, load_network
 from evoprune.zoo.train import accuracy, train
@@ -17,6 +17,7 @@ __all__ = [
     "Split",
     "accuracy",
     "check_data_fits",
+    "check_size_fits",
     "default_checkpoint",
     "load_checkpoint",
     "load_data",

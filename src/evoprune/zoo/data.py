@@ -7,15 +7,17 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, generator
+from evoprune.core import EvopruneError, generator, said
+from evoprune.scoring import evaluating
 from evoprune.zoo import hub, mnist_sample
 from evoprune.zoo.images import Images
 from evoprune.zoo.parquet import read_folder
 from evoprune.zoo.random_state import seeded
 
-__all__ = ["DATA_NAMES", "Data", "Split", "check_data_fits", "load_data"]
+__all__ = ["DATA_NAMES", "Data", "Split", "check_data_fits", "check_size_fits", "load_data"]
 
 DATA_NAMES = ("mnist-sample", *hub.REPOSITORIES)
 """What `load_data` knows by name; anything else is a folder."""
@@ -108,17 +110,13 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
     inputs = data.val.inputs[:2]
     shape = tuple(inputs.shape[1:])
     device = next((p.device for p in model.parameters()), inputs.device)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with seeded(0), torch.no_grad():
+        with seeded(0), evaluating(model), torch.no_grad():
             logits = model(inputs.to(device))
     except Exception as error:  # whatever a user's model says about these inputs
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EvopruneError(f"the model cannot take images (C, H, W) = {shape} of data {data.name}: {said}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
+        raise EvopruneError(
+            f"the model cannot take images (C, H, W) = {shape} of data {data.name}: {said(error)}"
+        ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(inputs):
         came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise EvopruneError(
@@ -126,6 +124,23 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
         )
     if logits.shape[1] < data.classes:
         raise EvopruneError(f"the model has {logits.shape[1]} outputs but data {data.name} has {data.classes} classes")
+
+
+def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
+    """Whether the model takes (N, C, H, W) images scaled down to `first_size` pixels a side.
+
+    Raises:
+        EvopruneError: it does not, or they are no images.
+    """
+    if images.dim() != 4:
+        raise EvopruneError("--first-size needs training images (N, C, H, W); leave it out")
+    try:
+        with seeded(0), evaluating(model), torch.no_grad():
+            model(F.interpolate(images[:2], (first_size, first_size)))
+    except Exception as error:  # whatever a user's model says about a size
+        raise EvopruneError(
+            f"--first-size {first_size}: the model does not take images of that size ({said(error)}); leave it out"
+        ) from error
 
 
 def stratified_cut(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import nn
 from evoprune.core import generator
 from evoprune.training import Recipe, TensorSource, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
-from evoprune.zoo.data import Data, Split, check_data_fits
+from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
 from evoprune.zoo.train_state import Epoch, load_state, save_state, settings_of
 
 __all__ = ["accuracy", "train"]
@@ -58,8 +58,10 @@ def train(
             is damaged or of other settings, or a file cannot be written.
     """
     part = Path(f"{out}.part")
-    model.to(device)
     check_data_fits(model, data)
+    if recipe.first_size:
+        check_size_fits(model, data.train.inputs, recipe.first_size)
+    model.to(device)
     settings = settings_of(model, data, recipe, seed)
     optimizer = recipe.make_optimizer(model)
     history: list[Epoch] = []
