@@ -1,7 +1,7 @@
 """The reference system's command lines, kept working: `evoprune prune --preset original` under its old names.
 
 python pruning.py --lenet [--layer module.classifier.3] [--save_results]
-python pruning.py --resnet --checkpoint FILE [--layer module.layer4.0.conv2] [--save_results]
+python pruning.py --resnet [--layer module.layer4.0.conv2] [--save_results]
 python pruning.py --finetune [--lenet | --resnet] [--layer module.classifier.3]
 
 Each layer that is pruned alone has its own run folder beside that of the whole model.
@@ -27,7 +27,7 @@ from evoprune.report import layer_table, summary_lines
 from evoprune.run import make_settings
 from evoprune.run.state import load_state
 from evoprune.storage import save_tensors
-from evoprune.zoo import BUILT_IN, default_checkpoint
+from evoprune.zoo import BUILT_IN
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,6 @@ def prune(network: Network, options: argparse.Namespace) -> Result:
     if not options.overwrite:
         check_vacant(run)
     data = options.data or BUILT_IN[network.model].data
-    if options.checkpoint is None and default_checkpoint(network.model) is None:
-        raise EvopruneError(
-            f"{network.option} needs trained weights, which do not come with it: `evoprune train {network.model} --data"
-            f" {data} --out FILE` makes some, then give --checkpoint FILE"
-        )
     settings = make_settings(
         model=network.model, checkpoint=options.checkpoint, data=data, preset="original",
         layers=[options.layer] if options.layer else None, command=shlex.join(["python", *sys.argv]),
@@ -161,7 +156,9 @@ def main() -> None:
     parser.add_argument("--finetune", action="store_true", help="train the model of such a run 20 epochs more")
     parser.add_argument("--layer", metavar="NAME", help="only this layer, such as module.classifier.3")
     parser.add_argument("--save_results", action="store_true", help="also keep populations, masks and weights")
-    parser.add_argument("--checkpoint", metavar="FILE", help="trained weights; for --resnet, which has none of its own")
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="trained weights; those that come with evoprune by default"
+    )
     parser.add_argument("--data", metavar="NAME_OR_DIR", help="mnist or cifar10 (default), or a parquet folder")
     parser.add_argument("--overwrite", action="store_true", help="start over where there is such a run")
     options = parser.parse_args()

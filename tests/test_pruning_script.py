@@ -106,8 +106,6 @@ def test_all_layers(script) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--resnet", "--data", "cifar10"), "`evoprune train resnet18 --data cifar10 --out FILE`"),
-        (("--resnet", "--layer", "module.layer4.0.conv2"), "then give --checkpoint FILE"),
         (("--resnet", "--finetune"), "not a run folder: first prune with --resnet"),
         (("--finetune", "--checkpoint", "w.safetensors"), "leave out --checkpoint"),
         (("--finetune",), "not a run folder: first prune with --lenet"),

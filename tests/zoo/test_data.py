@@ -131,7 +131,7 @@ def test_a_model_that_fits_is_left_as_found(tiny: Data) -> None:
     ("model", "message"),
     [
         (nn.Conv2d(3, 4, 3), r"\(1, 6, 6\) of data tiny: .*expected input.* to have 3 channels"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(20, 2)), r"\(1, 6, 6\) of data tiny: mat1 and mat2"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(20, 2)), r"\(1, 6, 6\) of data tiny: RuntimeError: mat1 and mat2"),
         (nn.Conv2d(1, 2, 3), r"gives \(2, 2, 4, 4\) .* must give \(batch, classes\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), "has 1 outputs but data tiny has 2 classes"),
     ],

@@ -57,9 +57,9 @@ BUILT_IN: dict[str, BuiltIn] = {
     "resnet18": BuiltIn(
         factory=resnet18,
         data="cifar10",
-        checkpoint=None,
+        checkpoint="resnet18-cifar10.safetensors.index.json",
         recipe=Recipe(
-            epochs=16,
+            epochs=24,
             batch_size=256,
             optimizer="sgd",
             learning_rate=0.2,
@@ -68,7 +68,6 @@ BUILT_IN: dict[str, BuiltIn] = {
             shift=4,
             flip=True,
             cutout=8,
-            first_size=16,
             precision="bfloat16",
         ),
         pruning={
