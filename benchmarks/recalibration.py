@@ -3,14 +3,14 @@
     python benchmarks/recalibration.py --data cifar10 [--sparsities 0.2 0.5 0.7 0.8 0.9] [--samples 2000]
 
 Masks are those of rules, at each sparsity; accuracy is on validation images, in bfloat16. Statistics are measured on
-as many training images as `evoprune prune --recalibrate` takes.
+as many training images as `evoprune prune --recalibrate` takes: augmented as in training, which is what it does, and
+as they are (`plain_images`).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Callable
 
 import baselines
@@ -19,8 +19,10 @@ import torch
 from torch import nn
 
 from evoprune.core import Layer, Masks, generator, prunable_layers
+from evoprune.run.settings import make_settings
 from evoprune.surgery import apply_masks, recalibrate
 from evoprune.tasks import SAMPLES
+from evoprune.training import TensorSource, first_samples
 from evoprune.zoo import Split, accuracy, default_checkpoint, load_checkpoint, load_data, load_model
 
 MODEL = "resnet18"
@@ -43,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.2, 0.5, 0.7, 0.8, 0.9])
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--samples", type=int, default=2000, help="validation images")
     args = parser.parse_args()
     data, dense = load_data(args.data), load_model(MODEL)
@@ -50,19 +53,24 @@ def main() -> None:
     dense.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = prunable_layers(dense)
     images = Split(data.val.inputs[: args.samples], data.val.targets[: args.samples])
+    settings = make_settings(model=MODEL)
+    source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
+    augmented = first_samples(source.augmented(**settings.augmentation), SAMPLES)[0]
     rows = []
     with torch.autocast("cpu", torch.bfloat16):
         whole = accuracy(dense, images)
         for sparsity in args.sparsities:
-            for name, rule in RULES.items():
+            for name, rule in ((name, RULES[name]) for name in args.rules):
                 model = copy.deepcopy(dense)
                 apply_masks(model, rule(dense, layers, sparsity))
-                plain, begun = accuracy(model, images), time.perf_counter()
-                recalibrate(model, data.train.inputs[:SAMPLES])
-                row = {"rule": name, "sparsity": sparsity, "plain": plain, "seconds": time.perf_counter() - begun}
-                rows.append(row | {"recalibrated": accuracy(model, images)})
+                row = {"rule": name, "sparsity": sparsity, "as_it_is": accuracy(model, images)}
+                for kind, inputs in (("augmented", augmented), ("plain_images", data.train.inputs[:SAMPLES])):
+                    recalibrate(model, inputs)
+                    row[kind] = accuracy(model, images)
+                rows.append(row)
                 record.write("recalibration", {"data": data.name, "samples": len(images), "dense": whole, "rows": rows})
-                print(f"{sparsity:.0%} {name}: {plain:.2%}, recalibrated {rows[-1]['recalibrated']:.2%}", flush=True)
+                shown = ", ".join(f"{kind} {row[kind]:.2%}" for kind in ("as_it_is", "augmented", "plain_images"))
+                print(f"{sparsity:.0%} {name}: {shown}", flush=True)
 
 
 if __name__ == "__main__":

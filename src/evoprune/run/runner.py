@@ -25,7 +25,7 @@ from evoprune.run.task import Task
 from evoprune.run.time_limit import TimeLimit
 from evoprune.search import Population
 from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate, save_masks
-from evoprune.training import TensorSource
+from evoprune.training import TensorSource, first_samples
 
 __all__ = ["Listener", "Runner", "floor_of"]
 
@@ -63,6 +63,10 @@ class Runner:
         if self.teacher is not None and isinstance(task.train, TensorSource):
             task.train.ask(self.teacher)
         self.device = next(task.model.parameters()).device
+        self.norm_inputs: Tensor | None = None
+        if settings.recalibrate and task.train is not None and task.samples is not None:
+            # Augmented as in training: on other images the model does not work with its own statistics either.
+            self.norm_inputs = first_samples(task.train, len(task.samples[0]))[0]
         self.last_snapshot = 0.0
         reuse_freed_memory()
         if resume and folder is not None:
@@ -261,9 +265,8 @@ class Runner:
 
     def _recalibrate(self) -> None:
         """Where the settings say so, for masks that have just changed."""
-        if self.settings.recalibrate:
-            assert self.task.samples is not None
-            recalibrate(self.task.model, self.task.samples[0])
+        if self.norm_inputs is not None:
+            recalibrate(self.task.model, self.norm_inputs)
 
     # -- small things ------------------------------------------------------------------------------------
 
