@@ -25,7 +25,9 @@ RUNS = {
     "gradient": "lenet5 --guidance gradient",
     "gradient-98": "lenet5 --guidance gradient --sparsity 0.98 --final-epochs 24",
     "gradient-99": "lenet5 --guidance gradient --sparsity 0.99 --final-epochs 24",
-    "caffe-320x": "lenet5-caffe --guidance gradient --sparsity 0.996871 --final-epochs 20 --shift 1",
+    "caffe-320x": (
+        "lenet5-caffe --guidance gradient --sparsity 0.996871 --finetune-epochs 2 --final-epochs 40 --shift 1"
+    ),
 }
 
 

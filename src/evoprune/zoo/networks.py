@@ -30,7 +30,13 @@ class Network:
 
 
 FOLDER = Path(__file__).parent / "networks"
-NETWORKS: dict[str, Network] = {}
+NETWORKS: dict[str, Network] = {
+    "lenet5-caffe-320x": Network(
+        "lenet5-caffe",
+        "evoprune prune lenet5-caffe --data mnist --guidance gradient --sparsity 0.996871 --finetune-epochs 2"
+        " --final-epochs 40 --shift 1",
+    ),
+}
 
 
 def load_network(name: str) -> tuple[nn.Module, Masks, dict[str, str]]:
