@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -227,6 +228,22 @@ def test_importances_say_what_they_cannot() -> None:
         importances("learned", model, prunable_layers(model))
     with pytest.raises(EvopruneError, match="'wanda' looks at training data"):
         importances("wanda", model, prunable_layers(model))
+
+
+def test_the_number_of_threads_is_as_before_and_makes_no_difference(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers, before, orders = prunable_layers(net), torch.get_num_threads(), []
+    masks = half(layers)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            advice = advise("none", net, layers, masks, nothing_left(masks), samples, 0.1, (0,))
+            assert advice is not None
+            with ThreadPoolExecutor(1) as later:
+                assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == threads
+            orders.append(advice.order)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*orders)
 
 
 def test_learned_refuses_a_model_that_gives_no_logits() -> None:

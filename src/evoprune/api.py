@@ -47,7 +47,7 @@ from evoprune.tasks import (
     read_weights,
 )
 from evoprune.training import TensorSource
-from evoprune.zoo import NETWORKS, check_size_fits, load_network
+from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
@@ -56,7 +56,7 @@ Score = Callable[[nn.Module], float]
 FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
 RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
-"""What the file of a shipped network says of it."""
+"""What `evaluate` measures and compares; the file of a shipped network says it of itself."""
 UNTUNED_GENERATIONS = 40
 """By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
 
@@ -259,12 +259,11 @@ def evaluate(run: str | Path, data: str | None = None) -> dict[str, Any]:
 
 def _evaluate_network(name: str, data: str | None) -> dict[str, Any]:
     model, masks, metadata = load_network(name)
-    network = NETWORKS[name]
-    settings = make_settings(model=network.model, data=data)
+    settings = make_settings(model=NETWORKS[name], data=data or BUILT_IN[NETWORKS[name]].data)
     task, _ = named_task(settings, model.state_dict(), name)
     measured = side(task, task.model, masks, float(task.val_score(task.model)))
     recorded = {key: json.loads(metadata[key]) for key in RECORDED}
-    return {"model": network.model} | measured | {"recorded": recorded}
+    return {"model": settings.model} | measured | {"recorded": recorded}
 
 
 def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:

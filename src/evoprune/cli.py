@@ -235,7 +235,7 @@ def evaluate(
         table = Table(title=f"{found['model']} in {run}", title_justify="left")
         for column in ("", "measured now", "recorded"):
             table.add_column(column, justify="left" if not column else "right")
-        for name in ("sparsity", "nonzero_weights", "val_score", "test_score"):
+        for name in api.RECORDED:
             table.add_row(name.replace("_", " "), *(_number(side[name]) for side in (found, found["recorded"])))
         Console().print(table)
 

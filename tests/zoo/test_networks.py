@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from evoprune import zoo
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, prunable_layers
+from evoprune.surgery.bitmask import save_bitmask
 from evoprune.zoo import networks
 from tests.conftest import Command
 
@@ -21,7 +23,7 @@ ship = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "ship.py"))["mai
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for evoprune/zoo, where `small` can be shipped."""
     monkeypatch.setattr(networks, "FOLDER", tmp_path / "networks")
-    monkeypatch.setitem(networks.NETWORKS, "small", networks.Network("lenet5", "evoprune prune lenet5"))
+    monkeypatch.setitem(networks.NETWORKS, "small", "lenet5")
     return tmp_path
 
 
@@ -62,6 +64,20 @@ def test_trained_weights_are_shipped_in_half_precision(digits: Path, tmp_path: P
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
+def test_the_data_of_its_model_is_what_a_network_is_scored_on(
+    evoprune: Command, digits: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = zoo.load_model("lenet5")
+    zoo.load_checkpoint(model, str(zoo.default_checkpoint("lenet5")))
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in prunable_layers(model)}
+    recorded = dict.fromkeys(("sparsity", "nonzero_weights", "val_score", "test_score"), "0")
+    save_bitmask(model, masks, place / "networks" / "small.safetensors", recorded)
+    monkeypatch.setitem(zoo.BUILT_IN, "lenet5", replace(zoo.BUILT_IN["lenet5"], data=str(digits)))
+    ran = evoprune("eval", "small", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["test_score"] > 0.9
+
+
 def test_names_that_are_nothing(evoprune: Command, place: Path) -> None:
     with pytest.raises(EvopruneError, match="did you mean small"):
         zoo.load_network("smal")
@@ -75,4 +91,4 @@ def test_what_is_shipped_fits_its_model(name: str) -> None:
     weights = dict(model.named_parameters())
     assert json.loads(metadata["nonzero_weights"]) == sum(int(mask.sum()) for mask in masks.values())
     assert all(not weights[f"{layer}.weight"][~mask].any() for layer, mask in masks.items())
-    assert metadata["model"] == networks.NETWORKS[name].model
+    assert metadata["model"] == networks.NETWORKS[name]

@@ -35,6 +35,10 @@ def evolved_ranks(
         return nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng).view_as(weight)
 
     # Operations of some microseconds each: several threads do better with a layer each than together.
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
-        ranks = threads.map(evolved, range(len(layers)), layers)
-        return {layer.name: rank for layer, rank in zip(layers, ranks, strict=True)}
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            ranks = pool.map(evolved, range(len(layers)), layers)
+            return {layer.name: rank for layer, rank in zip(layers, ranks, strict=True)}
+    finally:
+        torch.set_num_threads(threads)  # what was set last is what later threads begin with

@@ -4,7 +4,7 @@ from evoprune.training import Recipe
 from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
 from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, check_size_fits, load_data
 from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
-from evoprune.zoo.networks import NETWORKS, Network, load_network
+from evoprune.zoo.networks import NETWORKS, load_network
 from evoprune.zoo.train import accuracy, train
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "DATA_NAMES",
     "NETWORKS",
     "Data",
-    "Network",
     "Recipe",
     "Split",
     "accuracy",

@@ -134,9 +134,10 @@ def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
     """
     if images.dim() != 4:
         raise EvopruneError("--first-size needs training images (N, C, H, W); leave it out")
+    device = next((p.device for p in model.parameters()), images.device)
     try:
         with seeded(0), evaluating(model), torch.no_grad():
-            model(F.interpolate(images[:2], (first_size, first_size)))
+            model(F.interpolate(images[:2].to(device), (first_size, first_size)))
     except Exception as error:  # whatever a user's model says about a size
         raise EvopruneError(
             f"--first-size {first_size}: the model does not take images of that size ({said(error)}); leave it out"

@@ -58,10 +58,10 @@ def train(
             is damaged or of other settings, or a file cannot be written.
     """
     part = Path(f"{out}.part")
+    model.to(device)
     check_data_fits(model, data)
     if recipe.first_size:
         check_size_fits(model, data.train.inputs, recipe.first_size)
-    model.to(device)
     settings = settings_of(model, data, recipe, seed)
     optimizer = recipe.make_optimizer(model)
     history: list[Epoch] = []
