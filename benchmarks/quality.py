@@ -1,6 +1,7 @@
 """Accuracy against sparsity: evoprune beside the rules that it has to beat, with the same fine-tuning.
 
     python benchmarks/quality.py --data mnist [--sparsities 0.95 0.98 0.99] [--seeds 0 1 2] [--only NAME ...]
+    python benchmarks/quality.py --data mnist --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture wanda chance
     python benchmarks/quality.py --model resnet18 --data cifar10 --beside gradient --only gradient magnitude lamp
 
 Everyone prunes step by step to the same targets, trains as long after each, and ends with the same final schedule;
@@ -35,8 +36,24 @@ from evoprune.training import TensorSource
 from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
-EVOPRUNE = {"none": "none", "evolved-magnitude": "magnitude", "gradient": "gradient"}
-"""Methods and their guidances: with `gradient` training itself prunes, in smaller steps and without a search."""
+EVOPRUNE: dict[str, dict[str, str]] = {
+    "none": {},
+    "evolved-magnitude": {"guidance": "magnitude"},
+    "gradient": {"guidance": "gradient"},
+}
+"""Methods and their settings: with `gradient` training itself prunes, in smaller steps and without a search."""
+SEARCHES: dict[str, dict[str, str]] = {
+    "steady": {"algorithm": "steady"},
+    "evopress": {"algorithm": "evopress"},
+    "pbil": {"algorithm": "pbil"},
+    "cmaes": {"space": "allocation", "algorithm": "cmaes"},
+    "nsga2": {"space": "allocation", "algorithm": "nsga2"},
+    "mixture": {"space": "mixture"},
+    "wanda": {"guidance": "wanda"},
+    "chance": {"algorithm": "random"},
+}
+"""Other searches and the control, to be named with --only."""
+OURS = EVOPRUNE | SEARCHES
 RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
 """`shuffled` has as many weights in each layer as the method beside found, at random places."""
 PLACE = ("method", "model", "target", "finetune_epochs", "final_epochs", "first_size", "seed", "beside")
@@ -55,7 +72,7 @@ def by_evoprune(model: nn.Module, data: Data, settings: Settings) -> dict[str, A
     result = evoprune.prune(
         model, Accuracy(data.val.inputs, data.val.targets), train=source_of(data, settings),
         test=Accuracy(data.test.inputs, data.test.targets),
-        **settings.model_dump(exclude_unset=True, exclude={"threads"}),
+        **settings.model_dump(exclude_unset=True, exclude={"threads", "model"}),
     )  # fmt: skip
     summary = result.summary
     epochs, seconds = summary["finetune"]["epochs"], summary["finetune"]["seconds"]
@@ -132,8 +149,8 @@ def main() -> None:
     parser.add_argument("--model", default="lenet5")
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.95, 0.98, 0.99])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=[*EVOPRUNE, *RULES], default=[*EVOPRUNE, *RULES])
-    parser.add_argument("--beside", choices=EVOPRUNE, default="none", help="whose steps and time the rules are given")
+    parser.add_argument("--only", nargs="+", choices=[*OURS, *RULES], default=[*EVOPRUNE, *RULES])
+    parser.add_argument("--beside", choices=OURS, default="none", help="whose steps and time the rules are given")
     parser.add_argument("--finetune-epochs", type=int, default=1, help="after each stage")
     parser.add_argument("--final-epochs", type=int, default=6)
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
@@ -150,13 +167,13 @@ def main() -> None:
     for seed in args.seeds:
         for sparsity in args.sparsities:
             place = {"model": args.model, "target": sparsity, **given, "seed": seed}
-            for method in [name for name in (*EVOPRUNE, *RULES) if name in args.only]:
+            for method in [name for name in (*OURS, *RULES) if name in args.only]:
                 beside = {"beside": args.beside} if method in RULES and args.beside != "none" else {}
                 if earlier({"method": method} | place | beside):
                     continue
-                guidance = EVOPRUNE.get(method, EVOPRUNE[args.beside])
-                settings = make_settings(model=args.model, sparsity=sparsity, seed=seed, guidance=guidance, **given)
-                if method in EVOPRUNE:
+                own = OURS.get(method, OURS[args.beside])
+                settings = make_settings(model=args.model, sparsity=sparsity, seed=seed, **own, **given)
+                if method in OURS:
                     figures = by_evoprune(model, data, settings)
                 else:
                     found = earlier({"method": args.beside} | place)
