@@ -1,7 +1,7 @@
 """Accuracy against sparsity: evoprune beside the rules that it has to beat, with the same fine-tuning.
 
     python benchmarks/quality.py --data mnist [--sparsities 0.95 0.98 0.99] [--seeds 0 1 2] [--only NAME ...]
-    python benchmarks/quality.py --data mnist --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture wanda chance
+    python benchmarks/quality.py --data mnist --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture chance
     python benchmarks/quality.py --model resnet18 --data cifar10 --beside gradient --only gradient magnitude lamp
 
 Everyone prunes step by step to the same targets, trains as long after each, and ends with the same final schedule;
@@ -33,7 +33,7 @@ from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
 from evoprune.surgery import FineTuner
 from evoprune.training import TensorSource
-from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.zoo import Data, load_data, load_trained
 
 NAME = "quality"
 EVOPRUNE: dict[str, dict[str, str]] = {
@@ -155,12 +155,7 @@ def main() -> None:
     parser.add_argument("--final-epochs", type=int, default=6)
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
     args = parser.parse_args()
-    data, model = load_data(args.data), load_model(args.model)
-    checkpoint = default_checkpoint(args.model)
-    if checkpoint is None:
-        sys.exit(f"{args.model} has no shipped weights")
-    load_checkpoint(model, checkpoint)
-    model.eval()
+    data, model = load_data(args.data), load_trained(args.model)
     layers = prunable_layers(model)
     chosen = ("finetune_epochs", "final_epochs", "first_size")
     given = {name: value for name in chosen if (value := getattr(args, name)) is not None}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 import time
 from typing import Any
 
@@ -24,7 +23,7 @@ import evoprune
 from evoprune.core import generator, prunable_layers
 from evoprune.scoring import Accuracy
 from evoprune.surgery import apply_masks
-from evoprune.zoo import Data, default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.zoo import Data, load_data, load_trained
 
 IMAGES = 2000
 """Validation images that candidates are scored on."""
@@ -88,12 +87,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="words that space/algorithm/guidance must contain")
     args = parser.parse_args()
-    data, model = load_data(args.data), load_model(args.model)
-    checkpoint = default_checkpoint(args.model)
-    if checkpoint is None:
-        sys.exit(f"{args.model} has no shipped weights")
-    load_checkpoint(model, checkpoint)
-    model.eval()
+    data, model = load_data(args.data), load_trained(args.model)
     trials = record.earlier(NAME).get("trials", [])
     rules = {"model": args.model, "target": args.sparsity, **by_rules(model, data, args.sparsity)}
     print(rules, flush=True)

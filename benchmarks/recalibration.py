@@ -23,7 +23,7 @@ from evoprune.run.settings import make_settings
 from evoprune.surgery import apply_masks, recalibrate
 from evoprune.tasks import SAMPLES
 from evoprune.training import TensorSource, first_samples
-from evoprune.zoo import Split, accuracy, default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.zoo import Split, accuracy, load_data, load_trained
 
 MODEL = "resnet18"
 
@@ -48,9 +48,8 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--samples", type=int, default=2000, help="validation images")
     args = parser.parse_args()
-    data, dense = load_data(args.data), load_model(MODEL)
-    load_checkpoint(dense, str(default_checkpoint(MODEL)))
-    dense.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data, dense = load_data(args.data), load_trained(MODEL)
+    dense.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = prunable_layers(dense)
     images = Split(data.val.inputs[: args.samples], data.val.targets[: args.samples])
     settings = make_settings(model=MODEL)

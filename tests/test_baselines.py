@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks, prunable_layers, weight_of
-from evoprune.zoo import default_checkpoint, load_checkpoint, load_model
+from evoprune.zoo import load_trained
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SPARSITIES = [0.0, 0.5, 0.9, 0.98, 0.995, 0.9999]
@@ -39,11 +39,7 @@ def rng(seed: int) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def lenet() -> nn.Module:
-    model = load_model("lenet5")
-    checkpoint = default_checkpoint("lenet5")
-    assert checkpoint is not None
-    load_checkpoint(model, checkpoint)
-    return model
+    return load_trained("lenet5")
 
 
 @pytest.fixture(scope="module")

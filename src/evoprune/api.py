@@ -246,23 +246,21 @@ def evaluate(run: str | Path, data: str | None = None) -> dict[str, Any]:
         model, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
     """
     if not Path(run).exists():
-        return _evaluate_network(str(run), data)
+        model, masks, metadata = load_network(str(run))
+        named = NETWORKS[str(run)]
+        settings = make_settings(model=named, data=data or BUILT_IN[named].data)
+        task, _ = named_task(settings, model.state_dict(), run)
+        return _measured(settings, task, masks, {key: json.loads(metadata[key]) for key in RECORDED})
     if data is not None:
         raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
     with _opened(run, lock=False) as (folder, found):
         recorded = folder.read_result()["pruned"]
         task, settings = named_task(found, read_weights(folder.model), folder.model)
-        masks = _load_pruned(task.model, folder, settings)
-        measured = side(task, task.model, masks, float(task.val_score(task.model)))
-        return {"model": settings.model} | measured | {"recorded": recorded}
+        return _measured(settings, task, _load_pruned(task.model, folder, settings), recorded)
 
 
-def _evaluate_network(name: str, data: str | None) -> dict[str, Any]:
-    model, masks, metadata = load_network(name)
-    settings = make_settings(model=NETWORKS[name], data=data or BUILT_IN[NETWORKS[name]].data)
-    task, _ = named_task(settings, model.state_dict(), name)
+def _measured(settings: Settings, task: Task, masks: Masks, recorded: dict[str, Any]) -> dict[str, Any]:
     measured = side(task, task.model, masks, float(task.val_score(task.model)))
-    recorded = {key: json.loads(metadata[key]) for key in RECORDED}
     return {"model": settings.model} | measured | {"recorded": recorded}
 
 

@@ -56,19 +56,22 @@ def test_trained_weights_are_shipped_in_half_precision(digits: Path, tmp_path: P
     trained = zoo.default_checkpoint("lenet5")
     ship(["weights", "lenet5", str(trained), "--data", str(digits), "--zoo", str(tmp_path)])
     index = tmp_path / "checkpoints" / "lenet5-digits.safetensors.index.json"
-    model, before = zoo.load_model("lenet5"), zoo.load_model("lenet5")
+    model = zoo.load_model("lenet5")
     metadata = zoo.load_checkpoint(model, index)
     assert (metadata["precision"], metadata["data"]) == ("float16", "mnist")
-    zoo.load_checkpoint(before, trained)
-    for one, other in zip(model.parameters(), before.parameters(), strict=True):
+    for one, other in zip(model.parameters(), zoo.load_trained("lenet5").parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_that_are_not_shipped_cannot_be_loaded() -> None:
+    with pytest.raises(EvopruneError, match="'lenet' has no shipped weights; those that have: lenet5, lenet5-caffe"):
+        zoo.load_trained("lenet")
 
 
 def test_the_data_of_its_model_is_what_a_network_is_scored_on(
     evoprune: Command, digits: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = zoo.load_model("lenet5")
-    zoo.load_checkpoint(model, str(zoo.default_checkpoint("lenet5")))
+    model = zoo.load_trained("lenet5")
     masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in prunable_layers(model)}
     recorded = dict.fromkeys(("sparsity", "nonzero_weights", "val_score", "test_score"), "0")
     save_bitmask(model, masks, place / "networks" / "small.safetensors", recorded)

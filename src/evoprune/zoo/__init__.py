@@ -4,7 +4,7 @@ from evoprune.training import Recipe
 from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
 from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, check_size_fits, load_data
 from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
-from evoprune.zoo.networks import NETWORKS, load_network
+from evoprune.zoo.networks import NETWORKS, load_network, load_trained
 from evoprune.zoo.train import accuracy, train
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "load_data",
     "load_model",
     "load_network",
+    "load_trained",
     "save_checkpoint",
     "train",
 ]

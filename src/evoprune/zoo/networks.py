@@ -1,4 +1,4 @@
-"""Pruned networks that are shipped, by name."""
+"""Networks that are shipped with their weights, by name: dense ones and pruned ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,29 @@ from torch import nn
 
 from evoprune.core import EvopruneError, Masks
 from evoprune.surgery.bitmask import read_bitmask
-from evoprune.zoo.checkpoint import load_tensors
-from evoprune.zoo.models import load_model
+from evoprune.zoo.checkpoint import load_checkpoint, load_tensors
+from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
 
-__all__ = ["NETWORKS", "load_network"]
+__all__ = ["NETWORKS", "load_network", "load_trained"]
 
 FOLDER = Path(__file__).parent / "networks"
 NETWORKS = {"lenet5-caffe-320x": "lenet5-caffe"}
 """Name -> the built-in model that was pruned; how, says zoo/networks/README.md."""
+
+
+def load_trained(name: str) -> nn.Module:
+    """A built-in model with its shipped weights, in eval mode.
+
+    Raises:
+        EvopruneError: no built-in model has this name, or none of its weights are shipped.
+    """
+    checkpoint = default_checkpoint(name)
+    if checkpoint is None:
+        shipped = ", ".join(name for name, model in BUILT_IN.items() if model.checkpoint is not None)
+        raise EvopruneError(f"{name!r} has no shipped weights; those that have: {shipped}")
+    model = load_model(name)
+    load_checkpoint(model, checkpoint)
+    return model.eval()
 
 
 def load_network(name: str) -> tuple[nn.Module, Masks, dict[str, str]]:
