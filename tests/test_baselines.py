@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 
+import baselines
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,19 +14,7 @@ from torch import Tensor, nn
 from evoprune.core import Layer, Masks, prunable_layers, weight_of
 from evoprune.zoo import load_trained
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SPARSITIES = [0.0, 0.5, 0.9, 0.98, 0.995, 0.9999]
-
-
-def load() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return import_module("baselines")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-baselines = load()
 RULES = ["global_magnitude", "uniform", "erk", "lamp"]
 
 

@@ -1,0 +1,52 @@
+"""The benchmark of quality runs through on real digits, few of them; its figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quality
+import record
+
+
+@pytest.fixture
+def trials(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs benchmarks/quality.py with these methods; returns its trials by method."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+
+    def run(*methods: str, beside: str = "none") -> dict[str, dict[str, Any]]:
+        words = ["--data", str(digits), "--sparsities", "0.5", "--seeds", "1", "--final-epochs", "1"]
+        monkeypatch.setattr(sys, "argv", ["quality.py", *words, "--beside", beside, "--only", *methods])
+        quality.main()
+        return {trial["method"]: trial for trial in json.loads((tmp_path / "quality.json").read_text())["trials"]}
+
+    return run
+
+
+def test_rules_train_as_often_as_the_search_beside_them(trials: Any) -> None:
+    found = trials("none", "magnitude", "lamp", "erk", "uniform", "random", "shuffled")
+    assert len(found) == 7
+    search, rules = found.pop("none"), found
+    assert search["evaluations"] > 0
+    for rule in rules.values():
+        assert rule["sparsity"] == pytest.approx(0.5, abs=1e-4)
+        assert rule["epochs"] == search["epochs"] + round(search["search_epochs"])
+    assert rules["shuffled"]["kept"] == search["kept"]
+
+
+def test_trials_that_are_there_are_not_repeated(trials: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    first = trials("gradient", "chance", "cmaes")
+    assert [trial["sparsity"] for trial in first.values()] == pytest.approx([0.5] * 3, abs=1e-4)
+    capsys.readouterr()
+    both = trials("gradient", "chance", "magnitude", beside="gradient")
+    assert {name: both[name] for name in first} == first
+    assert both["magnitude"]["epochs"] == both["gradient"]["epochs"]
+    assert capsys.readouterr().out.count("seed 1") == 1
+
+
+def test_the_rules_need_what_they_stand_beside(trials: Any) -> None:
+    with pytest.raises(SystemExit, match="run that first"):
+        trials("magnitude")
