@@ -52,8 +52,9 @@ bench-search: $(VENV)/installed-dev ## every search against chance, without trai
 	@$(BIN)/python benchmarks/quality_search.py --data $(MNIST)
 	@$(BIN)/python benchmarks/quality_page.py
 
-bench-quality: $(VENV)/installed-dev ## evolution against rules at equal time, three hours (MNIST=folder)
+bench-quality: $(VENV)/installed-dev ## evolution against rules at equal time, four hours (MNIST=folder)
 	@$(BIN)/python benchmarks/quality.py --data $(MNIST)
+	@$(BIN)/python benchmarks/quality.py --data $(MNIST) --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture chance
 	@$(BIN)/python benchmarks/quality_page.py
 
 bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 4 to 20 minutes each (MNIST=folder)

@@ -37,8 +37,8 @@ from evoprune.zoo import Data, load_data, load_trained
 
 NAME = "quality"
 EVOPRUNE: dict[str, dict[str, str]] = {
-    "none": {},
-    "evolved-magnitude": {"guidance": "magnitude"},
+    "none": {"algorithm": "ga"},
+    "evolved-magnitude": {"guidance": "magnitude", "algorithm": "ga"},
     "gradient": {"guidance": "gradient"},
 }
 """Methods and their settings: with `gradient` training itself prunes, in smaller steps and without a search."""
@@ -48,8 +48,8 @@ SEARCHES: dict[str, dict[str, str]] = {
     "pbil": {"algorithm": "pbil"},
     "cmaes": {"space": "allocation", "algorithm": "cmaes"},
     "nsga2": {"space": "allocation", "algorithm": "nsga2"},
-    "mixture": {"space": "mixture"},
-    "wanda": {"guidance": "wanda"},
+    "mixture": {"space": "mixture", "algorithm": "ga"},
+    "wanda": {"guidance": "wanda", "algorithm": "ga"},
     "chance": {"algorithm": "random"},
 }
 """Other searches and the control, to be named with --only."""

@@ -16,8 +16,9 @@ from evoprune.report.style import LIGHT, figure, legend_below, png, style
 
 DOCS = Path(__file__).parents[1] / "docs"
 LABELS = {
-    "none": "evolved, no rule (`--guidance none`)",
-    "evolved-magnitude": "evolved, magnitude biases proposals (`--guidance magnitude`)",
+    "none": "evolved, no rule (`--algorithm ga`)",
+    "steady": "evolved, no rule (`--algorithm steady`, the default)",
+    "evolved-magnitude": "evolved, magnitude biases proposals (`--guidance magnitude --algorithm ga`)",
     "gradient": "masks tighten in training by (w g)² (`--guidance gradient`)",
     "magnitude": "global magnitude",
     "lamp": "LAMP",
@@ -26,6 +27,17 @@ LABELS = {
     "shuffled": "budgets of the evolved masks, weights at random",
     "random": "random",
 }
+SEARCHES = {
+    "none": "weights, `ga`",
+    "steady": "weights, `steady`: the default",
+    "evopress": "weights, `evopress`",
+    "pbil": "weights, `pbil`",
+    "cmaes": "allocation, `cmaes`",
+    "nsga2": "allocation, `nsga2`",
+    "mixture": "mixture, `ga`",
+    "chance": "weights, `random`",
+}
+"""Without a rule, compared at one sparsity."""
 DASHED = ("shuffled", "random")
 Trials = list[dict[str, Any]]
 
@@ -60,6 +72,25 @@ def tuned_table(trials: Trials, model: str) -> str:
     return "\n".join(lines)
 
 
+def searches_table(trials: Trials, model: str) -> str:
+    """Searches without a rule at the sparsity that all of them were run at: test accuracy after fine-tuning."""
+    own = [trial for trial in trials if trial["model"] == model]
+    target = next(trial["target"] for trial in own if trial["method"] == "chance")
+    lines = [f"| space and algorithm, to {target:.0%} | test accuracy | above random search | searched, in epochs |"]
+    lines.append("|---" * 4 + "|")
+    by_seed = {name: {t["seed"]: t for t in own if (t["method"], t["target"]) == (name, target)} for name in SEARCHES}
+    for name, label in SEARCHES.items():
+        mine, chance = by_seed[name], by_seed["chance"]
+        if not mine:
+            continue
+        gain = [mine[seed]["test_score"] - chance[seed]["test_score"] for seed in mine if seed in chance]
+        against = "" if name == "chance" or not gain else spread(gain)
+        cost = mean(t["search_epochs"] for t in mine.values())
+        test = spread([t["test_score"] for t in mine.values()])
+        lines.append(f"| {label} | {test} ({len(mine)}) | {against} | {cost:.0f} |")
+    return "\n".join(lines)
+
+
 def search_table(trials: Trials, rules: dict[str, Any], model: str, target: float) -> str:
     """Searches: test accuracy and loss of the best mask, beside chance and the shuffled mask."""
     own = [trial for trial in trials if trial["model"] == model and trial["target"] == target]
@@ -90,7 +121,7 @@ def draw(trials: Trials, model: str, path: Path) -> None:
     axes = drawing.subplots()
     style(axes, LIGHT, "share of the weights that stay (%)", "test accuracy, last epoch (%)")
     own = [trial for trial in trials if trial["model"] == model]
-    colors = [*LIGHT.palette, "#8a6d3b", "#777777", "#b0b0b0"]
+    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#777777", "#b0b0b0"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]
@@ -119,6 +150,8 @@ def main() -> None:
     tuned, found = record.earlier("quality").get("trials", []), record.earlier("quality-search")
     searched = found.get("trials", [])
     tables = {f"tuned {model}": tuned_table(tuned, model) for model in dict.fromkeys(t["model"] for t in tuned)}
+    for model in dict.fromkeys(t["model"] for t in tuned if t["method"] == "chance"):
+        tables[f"searches {model}"] = searches_table(tuned, model)
     for model, target in dict.fromkeys((t["model"], t["target"]) for t in searched):
         tables[f"search {model} {target:g}"] = search_table(searched, found["rules"], model, target)
     for name, table in tables.items():

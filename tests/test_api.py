@@ -562,6 +562,14 @@ def test_a_time_limit_counts_the_epochs_before_one_has_run(monkeypatch: pytest.M
     assert 1 + 1 <= result.summary["finetune"]["epochs"] <= 1 + 3
 
 
+def test_a_time_limit_shortens_the_final_epochs_of_the_only_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimeLimit, "_epoch_seconds", lambda _: 30.0)
+    limited = quick(model(), passes=[0.5], finetune_epochs=1, final_epochs=10, time_limit_seconds=100)
+    assert 1 + 1 <= limited.summary["finetune"]["epochs"] <= 1 + 3
+    assert "the time was up" in limited.summary["status"]
+    assert quick(model(), passes=[0.5], finetune_epochs=1, final_epochs=10).summary["finetune"]["epochs"] == 11
+
+
 def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes() -> None:
     settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4)
     net = model()

@@ -100,7 +100,7 @@ def prune(
     preset: Annotated[Preset, typer.Option(help="original: exactly the reference system.")] = Preset.default,
     guidance: Annotated[Guidance, typer.Option(help="What biases proposals; fitness decides.")] = Guidance.none,
     algorithm: Annotated[
-        str | None, typer.Option(help="ga (default), steady, evopress, cmaes, pbil, nsga2 or random.")
+        str | None, typer.Option(help="steady (default), ga, evopress, cmaes, pbil, nsga2 or random.")
     ] = None,
     floor: Annotated[float | None, typer.Option(help="Validation score to keep.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of validation score that may be lost.")] = None,

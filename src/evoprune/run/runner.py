@@ -187,6 +187,10 @@ class Runner:
             if needed and may_wait and self.limit.is_up(short_epochs=0):
                 state.cut_short = True
             elif needed:
+                if state.step <= stage.epochs:
+                    fits = self.limit.epochs_left(stage.final_epochs)
+                    state.cut_short |= fits < stage.final_epochs
+                    stage = state.stage = replace(stage, final_epochs=fits)
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
 

@@ -38,7 +38,7 @@ class Settings(BaseModel):
     include_norm: bool = False
     space: Literal["weights", "allocation", "mixture", "training"] = "weights"
     preset: Literal["default", "original"] = "default"
-    algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "ga"
+    algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "steady"
     guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
 
     budget: Literal["weights", "parameters", "flops", "bytes"] = "weights"

@@ -47,9 +47,11 @@ class TimeLimit:
         return self.elapsed() + self._epoch_seconds() * epochs >= limit
 
     def epochs_left(self, wanted: int) -> int:
-        """Epochs that fit into the time that is left, at least one."""
-        left = (self.settings.time_limit_seconds or 0.0) - self.elapsed()
-        return max(1, min(wanted, int(left / max(self._epoch_seconds(), 1e-9))))
+        """Of so many epochs, those that fit into the time that is left: one at least; all without a limit."""
+        if self.settings.time_limit_seconds is None:
+            return wanted
+        left = self.settings.time_limit_seconds - self.elapsed()
+        return min(wanted, max(1, int(left / max(self._epoch_seconds(), 1e-9))))
 
     def _epoch_seconds(self) -> float:
         """Of the epochs so far; before the first, estimated from a few steps of a copy."""
