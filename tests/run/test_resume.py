@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "default, passes": {"passes": [0.4, 0.7], "finetune_epochs": 0, "final_epochs": 1, "guidance": "gradient"},
     "default, final epochs below the floor only": {
         "passes": [0.85, 0.95], "finetune_epochs": 0, "final_epochs": 3, "floor": -0.41, "learning_rate": 0.02,
+        "algorithm": "ga",
         "score": "function",
     },
     "default, nothing tuned": {"sparsity": 0.6, "guidance": "magnitude", "train": None},
@@ -40,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         f"{space}, {algorithm}": {"sparsity": 0.7, "space": space, "algorithm": algorithm, "finetune_epochs": 1}
         for space, algorithm in (
             ("allocation", "ga"), ("allocation", "evopress"), ("allocation", "cmaes"), ("allocation", "nsga2"),
-            ("allocation", "random"), ("weights", "steady"), ("weights", "pbil"), ("weights", "evopress"),
+            ("allocation", "random"), ("weights", "ga"), ("weights", "pbil"), ("weights", "evopress"),
             ("mixture", "ga"), ("mixture", "steady"), ("mixture", "evopress"), ("mixture", "random"),
         )
     },
