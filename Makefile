@@ -58,7 +58,7 @@ bench-quality: $(VENV)/installed-dev ## evolution against rules at equal time, f
 	@$(BIN)/python benchmarks/quality_page.py
 
 bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 4 to 20 minutes each (MNIST=folder)
-	@$(BIN)/python benchmarks/lenet5.py --data $(MNIST)
+	@$(BIN)/python benchmarks/runs.py lenet5 --data $(MNIST)
 
 clean: ## remove .venv, caches and the demo's runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo $(DENSE) $(DENSE).part

@@ -1,9 +1,10 @@
-"""LeNet-5 and LeNet-5 Caffe on MNIST, pruned by the commands that a user would type; the figures of the README.
+"""Networks pruned by the commands that a user would type; the figures of the README.
 
-    python benchmarks/lenet5.py --data mnist [--only default] [--seeds 0 1 2]
+    python benchmarks/runs.py lenet5 --data mnist [--only default] [--seeds 0 1 2]
+    python benchmarks/runs.py resnet18 --data cifar10
 
-Every run is a process of its own; its result goes into results/lenet5.json as soon as it is there, and runs that
-are already in the file with the same commit and command are not repeated.
+Every run is a process of its own; its result takes the place of an earlier one of the same name and seed in
+results/lenet5.json or results/resnet18.json as soon as it is there.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import record
 
-RUNS = {
+LENET5 = {
     "original": "lenet5 --preset original",
     "default": "lenet5",
     "default-96.5": "lenet5 --sparsity 0.965",
@@ -29,32 +31,39 @@ RUNS = {
         "lenet5-caffe --guidance gradient --sparsity 0.996871 --finetune-epochs 2 --final-epochs 40 --shift 1"
     ),
 }
+RESNET18 = {
+    "none-78.9": "resnet18 --passes 0.789 --distill 0 --finetune-epochs 0 --final-epochs 3",
+}
+RUNS = {"lenet5": LENET5, "resnet18": RESNET18}
+DATA = {"lenet5": "mnist", "resnet18": "cifar10"}
 
 
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="mnist or a folder of parquet splits")
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("network", choices=RUNS)
+    parser.add_argument("--data", help="a folder of parquet splits; mnist or cifar10 by default")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="runs, by name")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = parser.parse_args()
-    path = record.RESULTS / "lenet5.json"
-    trials = json.loads(path.read_text())["trials"] if path.exists() else []
-    for name in args.only:
+    runs, data = RUNS[args.network], DATA[args.network]
+    trials = record.earlier(args.network).get("trials", [])
+    if unknown := set(args.only or ()) - set(runs):
+        parser.error(f"{', '.join(unknown)}: no run of {args.network}; there are {', '.join(runs)}")
+    for name in args.only or runs:
         for seed in args.seeds:
-            trial = run(name, args.data, seed)
+            trial = {"name": name, "seed": seed, **run(f"{runs[name]} --seed {seed}", data, args.data or data)}
             trials = [old for old in trials if (old["name"], old["seed"]) != (name, seed)] + [trial]
             trials.sort(key=lambda t: (t["name"], t["seed"]))
-            record.write("lenet5", {"data": "MNIST, 60,000 + 10,000 images", "trials": trials})
+            record.write(args.network, {"data": data, "trials": trials})
             pruned = trial["result"]["pruned"]
             figures = f"{pruned['sparsity']:.2%} at {pruned['test_score']:.2%}, {trial['result']['seconds']:.0f} s"
             print(f"{name} seed {seed}: {figures}", flush=True)
 
 
-def run(name: str, data: str, seed: int) -> dict[str, object]:
-    """One `evoprune prune`, in a folder that is thrown away."""
-    model, *rest = RUNS[name].split()
-    options = [*rest, "--seed", str(seed)]
+def run(words: str, data: str, place: str) -> dict[str, Any]:
+    """One `evoprune prune`, in a folder that is thrown away; `data` is a name, and `place` where it is."""
+    model, *options = words.split()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
@@ -64,7 +73,7 @@ def run(name: str, data: str, seed: int) -> dict[str, object]:
             "prune",
             model,
             "--data",
-            data,
+            place,
             *options,
             "--out",
             str(out),
@@ -72,9 +81,9 @@ def run(name: str, data: str, seed: int) -> dict[str, object]:
         ]
         finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(finished.stdout)
-    result["data"] = "mnist"
-    shown = " ".join([f"evoprune prune {model} --data mnist", *options])
-    return {"name": name, "seed": seed, "command": shown, "commit": record.commit(), "result": result}
+    result["data"] = data
+    shown = " ".join([f"evoprune prune {model} --data {data}", *options])
+    return {"command": shown, "commit": record.commit(), "result": result}
 
 
 if __name__ == "__main__":
