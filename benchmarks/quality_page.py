@@ -48,6 +48,12 @@ def spread(values: list[float]) -> str:
     return f"{100 * mean(values):.2f}{deviation}"
 
 
+def above(mine: dict[int, dict[str, Any]], chance: dict[int, dict[str, Any]]) -> str:
+    """By how much trials are above those of chance, both by seed; empty for chance itself."""
+    gain = [mine[seed]["test_score"] - chance[seed]["test_score"] for seed in mine if seed in chance]
+    return spread(gain) if gain and mine != chance else ""
+
+
 def tuned_table(trials: Trials, model: str) -> str:
     """Methods x sparsities: test accuracy after fine-tuning."""
     of_model = [trial for trial in trials if trial["model"] == model]
@@ -83,11 +89,9 @@ def searches_table(trials: Trials, model: str) -> str:
         mine, chance = by_seed[name], by_seed["chance"]
         if not mine:
             continue
-        gain = [mine[seed]["test_score"] - chance[seed]["test_score"] for seed in mine if seed in chance]
-        against = "" if name == "chance" or not gain else spread(gain)
         cost = mean(t["search_epochs"] for t in mine.values())
         test = spread([t["test_score"] for t in mine.values()])
-        lines.append(f"| {label} | {test} ({len(mine)}) | {against} | {cost:.0f} |")
+        lines.append(f"| {label} | {test} ({len(mine)}) | {above(mine, chance)} | {cost:.0f} |")
     return "\n".join(lines)
 
 
@@ -100,12 +104,10 @@ def search_table(trials: Trials, rules: dict[str, Any], model: str, target: floa
         here = [t for t in own if (t["space"], t["guidance"]) == (space, guidance)]
         mine = {t["seed"]: t for t in here if t["algorithm"] == algorithm}
         chance = {t["seed"]: t for t in here if t["algorithm"] == "random"}
-        gain = [mine[seed]["test_score"] - chance[seed]["test_score"] for seed in mine if seed in chance]
         test = [t["test_score"] for t in mine.values()]
-        against = "" if algorithm == "random" or not gain else spread(gain)
         lines.append(
             f"| {space} | {guidance} | {algorithm} | {spread(test)} | {mean(t['val_loss'] for t in mine.values()):.3f}"
-            f" | {against} | {spread([t['shuffled_test_score'] for t in mine.values()])} |"
+            f" | {above(mine, chance)} | {spread([t['shuffled_test_score'] for t in mine.values()])} |"
         )
     if (rules["model"], rules["target"]) == (model, target):
         alone = {name: value for name, value in rules.items() if name not in ("model", "target")}

@@ -123,8 +123,6 @@ class Runner:
         )
         if not self.limit.is_up():
             return planned
-        if late is not None and not late.layers:
-            late = replace(late, final_epochs=self.limit.epochs_left(late.final_epochs))
         self.state.cut_short |= late != planned
         return late
 
