@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from evoprune.core import weight_of
 from evoprune.evaluate import WAYS, SampledEvaluator, make_evaluator
 from evoprune.scoring import Accuracy
-from evoprune.zoo import default_checkpoint, load_checkpoint, load_data, load_model
+from evoprune.zoo import load_data, load_trained
 from evoprune.zoo.data import Split
 
 LAYERS = {
@@ -193,12 +193,8 @@ def main() -> None:
     }
     for name in args.models:
         torch.manual_seed(0)
-        model = load_model(name)
+        model = load_trained(name)
         data = load_data(args.mnist if name == "lenet5" else args.cifar10)
-        checkpoint = default_checkpoint(name)
-        if checkpoint is not None:
-            load_checkpoint(model, checkpoint)
-        model.eval()
         rows = []
         for layer in LAYERS[name]:
             row = measure(model, name, data, layer, CANDIDATES[name], args.trials if name == "lenet5" else 1)
@@ -211,7 +207,7 @@ def main() -> None:
                 row["matmul_share"] = row["operations_per_second"] / max(rates)
         means = {key: math.exp(float(np.mean([math.log(row[key]["ratio"]) for row in rows]))) for key in KINDS}
         entry = {"layers": rows, "geometric_mean": means, "samples": SAMPLES[name]}
-        content["models"][name] = entry | {"commit": record.commit(), "weights": "trained" if checkpoint else "random"}
+        content["models"][name] = entry | {"commit": record.commit(), "weights": "trained"}
         print(f"{name}: geometric mean " + "  ".join(f"{key} x{mean:.0f}" for key, mean in means.items()))
         record.write("scoring", content)
 
