@@ -2,13 +2,14 @@
 
     python benchmarks/quality.py --data mnist [--sparsities 0.95 0.98 0.99] [--seeds 0 1 2] [--only NAME ...]
     python benchmarks/quality.py --data mnist --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture chance
-    python benchmarks/quality.py --model resnet18 --data cifar10 --beside gradient --only gradient magnitude lamp
+    python benchmarks/quality.py --model resnet18 --data cifar10 --chain --beside gradient --only gradient magnitude
 
 Everyone prunes step by step to the same targets, trains as long after each, and ends with the same final schedule;
 the dense model teaches. What the search took of the method they stand beside is counted: the rules get as many final
-epochs more as could be trained in that time, so that all have the same time. Figures are of the last epoch; the test
-set is read once a trial. Trials go into results/quality.json as they end; those that are there for the same settings
-are not repeated.
+epochs more as could be trained in that time, so that all have the same time. With --chain one run goes through all
+sparsities, and the model of each is trained to the end before it is pruned further. Figures are of the last epoch; the
+test set is read once a figure. Trials go into results/quality.json as they end; those that are there for the same
+settings are not repeated.
 """
 
 from __future__ import annotations
@@ -56,10 +57,23 @@ SEARCHES: dict[str, dict[str, str]] = {
 OURS = EVOPRUNE | SEARCHES
 RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
 """`shuffled` has as many weights in each layer as the method beside found, at random places."""
-PLACE = ("method", "model", "target", "finetune_epochs", "final_epochs", "first_size", "seed", "beside")
+PLACE = (
+    "method",
+    "model",
+    "target",
+    "chain",
+    "finetune_epochs",
+    "final_epochs",
+    "first_size",
+    "distill",
+    "seed",
+    "beside",
+)
 """What tells trials apart."""
 
 Rule = Callable[[nn.Module, Stage], Masks]
+Report = Callable[[float, dict[str, Any]], None]
+"""Takes a sparsity that was asked for, and what was measured there."""
 
 
 def source_of(data: Data, settings: Settings) -> TensorSource:
@@ -67,31 +81,47 @@ def source_of(data: Data, settings: Settings) -> TensorSource:
     return TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
 
 
-def by_evoprune(model: nn.Module, data: Data, settings: Settings) -> dict[str, Any]:
-    """What `evoprune prune` does."""
-    result = evoprune.prune(
-        model, Accuracy(data.val.inputs, data.val.targets), train=source_of(data, settings),
-        test=Accuracy(data.test.inputs, data.test.targets),
-        **settings.model_dump(exclude_unset=True, exclude={"threads", "model"}),
+def by_evoprune(dense: nn.Module, data: Data, settings: Settings, report: Report) -> None:
+    """What `evoprune prune` does; reports each stage that reaches one of its goals."""
+    model, layers, stage = copy.deepcopy(dense), prunable_layers(dense), dict[str, Any]()
+    test = Accuracy(data.test.inputs, data.test.targets)
+    done = {"epochs": 0, "search_seconds": 0.0, "evaluations": 0}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "stage_start":
+            stage.update(event)
+        elif event["event"] == "generation":
+            done["evaluations"] = event["evaluations"]
+            stage["searched"] = event["seconds"] - stage["seconds"]
+        elif event["event"] == "epoch":
+            done["epochs"] += 1
+        elif event["event"] == "stage_end":
+            done["search_seconds"] += stage.pop("searched", 0.0)
+            if stage["target"] not in goals(settings):
+                return
+            trained = max(event["seconds"] - done["search_seconds"], 1e-9)
+            report(stage["target"], {
+                "sparsity": event["model_sparsity"], "val_score": event["val_score"], "test_score": float(test(model)),
+                "kept": {layer.name: round((1 - event["layers"][layer.name]) * layer.size) for layer in layers},
+                "epochs": done["epochs"], "search_epochs": done["search_seconds"] * done["epochs"] / trained,
+                "evaluations": done["evaluations"], "seconds": event["seconds"],
+            })  # fmt: skip
+
+    evoprune.prune(
+        model, Accuracy(data.val.inputs, data.val.targets), train=source_of(data, settings), inplace=True,
+        listener=listen, **settings.model_dump(exclude_unset=True, exclude={"threads", "model"}),
     )  # fmt: skip
-    summary = result.summary
-    epochs, seconds = summary["finetune"]["epochs"], summary["finetune"]["seconds"]
-    return {
-        "sparsity": result.sparsity, "val_score": result.score, "test_score": summary["pruned"]["test_score"],
-        "kept": {layer["name"]: layer["kept"] for layer in summary["layers"]},
-        "epochs": epochs, "search_epochs": summary["search"]["seconds"] * epochs / seconds,
-        "evaluations": summary["search"]["evaluations"], "seconds": summary["seconds"],
-    }  # fmt: skip
 
 
-def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: int) -> dict[str, Any]:
-    """The same stages with a rule in place of the search, and `more` final epochs."""
+def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: int, report: Report) -> None:
+    """The same stages with a rule in place of the search, and `more` final epochs to each goal."""
     model, begun, history, epochs = copy.deepcopy(dense), time.perf_counter(), list[Outcome](), 0
     layers = prunable_layers(model)
     source = source_of(data, settings)
     if settings.augmentation:
         source = source.augmented(**settings.augmentation)
-    source.ask(dense)
+    if (teacher := dense if settings.distill else None) is not None:
+        source.ask(teacher)
     masks: Masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
     while (stage := next_stage(settings, layers, history, True, False)) is not None:
         if stage.layers:
@@ -101,19 +131,27 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
             if count == 0:
                 continue
             recipe = settings.recipe(count, schedule)
-            tuner = FineTuner(model, masks, source, recipe, dense)
+            tuner = FineTuner(model, masks, source, recipe, teacher)
             for epoch in range(count):
                 tuner.epoch(epoch, settings.seed, stage.index, schedule == "constant")
             epochs += count
             tuner.close()
         history.append(Outcome(stage.target, stage.target, 0.0, True, final > 0))
-    kept = {name: int(mask.sum()) for name, mask in masks.items()}
-    return {
-        "sparsity": 1 - sum(kept.values()) / sum(layer.size for layer in layers),
-        "val_score": Accuracy(data.val.inputs, data.val.targets)(model),
-        "test_score": Accuracy(data.test.inputs, data.test.targets)(model),
-        "kept": kept, "epochs": epochs, "search_epochs": 0.0, "evaluations": 0, "seconds": time.perf_counter() - begun,
-    }  # fmt: skip
+        if stage.target not in goals(settings):
+            continue
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        report(stage.target, {
+            "sparsity": 1 - sum(kept.values()) / sum(layer.size for layer in layers),
+            "val_score": Accuracy(data.val.inputs, data.val.targets)(model),
+            "test_score": Accuracy(data.test.inputs, data.test.targets)(model),
+            "kept": kept, "epochs": epochs, "search_epochs": 0.0, "evaluations": 0,
+            "seconds": time.perf_counter() - begun,
+        })  # fmt: skip
+
+
+def goals(settings: Settings) -> list[float]:
+    """The sparsities of which figures are wanted."""
+    return settings.passes if settings.sparsity is None else [settings.sparsity]
 
 
 def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -> Rule:
@@ -154,32 +192,45 @@ def main() -> None:
     parser.add_argument("--finetune-epochs", type=int, default=1, help="after each stage")
     parser.add_argument("--final-epochs", type=int, default=6)
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
+    parser.add_argument("--distill", type=float, help="share of the loss that the dense model decides")
+    parser.add_argument("--chain", action="store_true", help="one run through all sparsities")
     args = parser.parse_args()
     data, model = load_data(args.data), load_trained(args.model)
-    layers = prunable_layers(model)
-    chosen = ("finetune_epochs", "final_epochs", "first_size")
+    chosen = ("finetune_epochs", "final_epochs", "first_size", "distill")
     given = {name: value for name in chosen if (value := getattr(args, name)) is not None}
+    runs = [args.sparsities] if args.chain else [[sparsity] for sparsity in args.sparsities]
     for seed in args.seeds:
-        for sparsity in args.sparsities:
-            place = {"model": args.model, "target": sparsity, **given, "seed": seed}
+        for targets in runs:
+            place = {"model": args.model, **({"chain": targets} if args.chain else {}), **given, "seed": seed}
             for method in [name for name in (*OURS, *RULES) if name in args.only]:
-                beside = {"beside": args.beside} if method in RULES and args.beside != "none" else {}
-                if earlier({"method": method} | place | beside):
-                    continue
-                own = OURS.get(method, OURS[args.beside])
-                settings = make_settings(model=args.model, sparsity=sparsity, seed=seed, **own, **given)
-                if method in OURS:
-                    figures = by_evoprune(model, data, settings)
-                else:
-                    found = earlier({"method": args.beside} | place)
-                    if found is None:
-                        sys.exit(f"the rules need the time that `{args.beside}` takes; run that first")
-                    rule = make_rule(method, layers, found["kept"], seed)
-                    figures = by_rule(model, data, settings, rule, round(found["search_epochs"]))
-                trial = {"method": method, **place, **beside, **figures, "data": data.name, "commit": record.commit()}
-                record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
-                shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
-                print(f"{args.model} {sparsity:.2%} {method} seed {seed}: {shown}", flush=True)
+                run(method, model, data, targets, place, args.beside)
+
+
+def run(method: str, model: nn.Module, data: Data, targets: list[float], place: dict[str, Any], beside: str) -> None:
+    """One method from the dense model to the last of the targets, unless all its figures are there."""
+    own = {"method": method, **place} | ({"beside": beside} if method in RULES and beside != "none" else {})
+    if all(earlier({"target": target, **own}) for target in targets):
+        return
+
+    def report(target: float, figures: dict[str, Any]) -> None:
+        if earlier({"target": target, **own}):
+            return
+        trial = {**own, "target": target, **figures, "data": data.name, "commit": record.commit()}
+        record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
+        shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
+        print(f"{own['model']} {target:.2%} {method} seed {own['seed']}: {shown}", flush=True)
+
+    goal = {"passes": targets, "front": True} if "chain" in place else {"sparsity": targets[-1]}
+    given = {name: value for name, value in place.items() if name != "chain"}
+    settings = make_settings(**given, **goal, **OURS.get(method, OURS[beside]))
+    if method in OURS:
+        by_evoprune(model, data, settings, report)
+        return
+    found = earlier({"method": beside, **place, "target": targets[-1]})
+    if found is None:
+        sys.exit(f"the rules need the time that `{beside}` takes; run that first")
+    rule = make_rule(method, prunable_layers(model), found["kept"], place["seed"])
+    by_rule(model, data, settings, rule, round(found["search_epochs"] / len(targets)), report)
 
 
 def earlier(wanted: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,8 +17,8 @@ def trials(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     """Runs benchmarks/quality.py with these methods; returns its trials by method."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
 
-    def run(*methods: str, beside: str = "none") -> dict[str, dict[str, Any]]:
-        words = ["--data", str(digits), "--sparsities", "0.5", "--seeds", "1", "--final-epochs", "1"]
+    def run(*methods: str, beside: str = "none", more: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+        words = ["--data", str(digits), "--sparsities", "0.5", *more, "--seeds", "1", "--final-epochs", "1"]
         monkeypatch.setattr(sys, "argv", ["quality.py", *words, "--beside", beside, "--only", *methods])
         quality.main()
         return {trial["method"]: trial for trial in json.loads((tmp_path / "quality.json").read_text())["trials"]}
@@ -45,6 +45,17 @@ def test_trials_that_are_there_are_not_repeated(trials: Any, capsys: pytest.Capt
     assert {name: both[name] for name in first} == first
     assert both["magnitude"]["epochs"] == both["gradient"]["epochs"]
     assert capsys.readouterr().out.count("seed 1") == 1
+
+
+def test_one_run_through_all_sparsities(trials: Any, tmp_path: Path) -> None:
+    trials("gradient", "magnitude", beside="gradient", more=("0.8", "--chain", "--distill", "0"))
+    written = json.loads((tmp_path / "quality.json").read_text())["trials"]
+    for method in ("gradient", "magnitude"):
+        first, second = [trial for trial in written if trial["method"] == method]
+        assert [first["target"], second["target"]] == [0.5, 0.8]
+        assert [first["sparsity"], second["sparsity"]] == pytest.approx([0.5, 0.8], abs=1e-4)
+        assert second["epochs"] == 2 * first["epochs"]
+        assert all(second["kept"][layer] <= kept for layer, kept in first["kept"].items()), "pruned further"
 
 
 def test_the_rules_need_what_they_stand_beside(trials: Any) -> None:

@@ -116,6 +116,8 @@ def test_an_optimizers_state_round_trips(optimizer: Any) -> None:
 def test_images_grow_to_their_full_size() -> None:
     recipe = Recipe(epochs=8, first_size=16)
     assert [recipe.size_at(epoch, 32) for epoch in range(8)] == [16, 16, 20, 24, 24, 28, 32, 32]
+    assert [Recipe(epochs=3, first_size=20).size_at(epoch, 32) for epoch in range(3)] == [20, 24, 32]
+    assert Recipe(epochs=1, first_size=20).size_at(0, 32) == 20, "short trainings between stages stay cheap"
     assert [Recipe(epochs=2).size_at(epoch, 32) for epoch in range(2)] == [32, 32]
     assert Recipe(epochs=2, first_size=32).size_at(0, 28) == 28, "never larger than they are"
 
