@@ -151,7 +151,7 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
 
 def goals(settings: Settings) -> list[float]:
     """The sparsities of which figures are wanted."""
-    return settings.passes if settings.sparsity is None else [settings.sparsity]
+    return settings.passes or [] if settings.sparsity is None else [settings.sparsity]
 
 
 def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -> Rule:
