@@ -77,6 +77,20 @@ def test_what_takes_long_before_the_first_generation_is_named() -> None:
     assert "fine-tuning" in shown(view)[1]  # the search is over: what runs now
 
 
+def test_the_layers_whose_weights_are_ordered_are_counted(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    view, plain = terminal(), ProgressView(console=Console(file=io.StringIO()))
+    for event in (START, {"event": "ordered", "layers": 1, "of": 2}):
+        clock[0] += 10
+        view(event)
+        plain(event)
+    assert shown(view)[1].rstrip() == "preparing: weights ordered in 1 of 2 layers"
+    assert "weights ordered in 1 of 2 layers" in capsys.readouterr().err
+    plain({"event": "ordered", "layers": 2, "of": 2})
+    assert capsys.readouterr().err == "", "not more than a line in five seconds"
+
+
 def test_where_training_itself_prunes_no_search_is_announced() -> None:
     view = terminal()
     view(START | {"generations": 0})

@@ -87,7 +87,7 @@ def prune(
         out: run folder for journal, snapshots, masks, weights and the report; nothing is written without it.
         overwrite: start over where `out` holds a run.
         inplace: prune the given model itself.
-        listener: called with every event of the journal.
+        listener: called with every event of the journal, and with `ordered` as weights are ordered layer by layer.
         **settings: the options of `evoprune prune`, such as `sparsity=0.9`, `max_drop=0.5`, `seed=1`,
             `preset="original"`, `time_limit_seconds=600`; see `evoprune.run.Settings`.
 
@@ -148,7 +148,7 @@ def resume(
         score: as given to `prune`.
         train: as given to `prune`.
         test: as given to `prune`.
-        listener: called with every event of the journal.
+        listener: called with every event of the journal, and with `ordered` as weights are ordered layer by layer.
     """
     with _opened(out) as (folder, found):
         settings = found

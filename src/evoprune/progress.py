@@ -68,6 +68,9 @@ class ProgressView:
         else:
             self._begin(None, "fine-tuning: first epoch")
 
+    def _ordered(self, event: dict[str, Any]) -> None:
+        self._busy(f"preparing: weights ordered in {event['layers']} of {event['of']} layers")
+
     def _generation(self, event: dict[str, Any]) -> None:
         best, number = event["best"], event["generation"]
         known = f"/{self.generations}" if self.generations else ""  # a resumed run goes on within a stage
@@ -111,6 +114,13 @@ class ProgressView:
             self.bar.update(self.task, completed=done, total=total, text=text, ends=ends)
         elif now - self.last_line >= PLAIN_SECONDS or done == total:
             self._line(self._named(text) + (f"  {left:.0f} s left" if left else ""))
+
+    def _busy(self, text: str) -> None:
+        """Something moves, at no known pace."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, text=text)
+        elif time.perf_counter() - self.last_line >= PLAIN_SECONDS:
+            self._line(self._named(text))
 
     def _named(self, text: str) -> str:
         return f"{self.stage}: {text}" if self.stage else text

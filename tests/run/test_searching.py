@@ -46,6 +46,13 @@ def test_guidance_looks_at_the_model_without_its_pruned_weights(monkeypatch: pyt
     assert seen == [0, 80]
 
 
+def test_a_listener_hears_of_every_layer_that_is_ordered() -> None:
+    events: list[dict[str, Any]] = []
+    pruned(passes=[0.4], listener=events.append)
+    before = [event for event in events if event["event"] in ("ordered", "generation")]
+    assert before[:2] == [{"event": "ordered", "layers": done, "of": 2} for done in (1, 2)]
+
+
 @pytest.mark.parametrize("algorithm", ["ga", "steady", "evopress", "cmaes", "random"])
 def test_every_algorithm_meets_the_sparsity_in_the_allocation_space(algorithm: str) -> None:
     result = pruned(sparsity=0.8, space="allocation", algorithm=algorithm)

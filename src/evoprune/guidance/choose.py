@@ -7,7 +7,7 @@ dropped (guidance/learned.py). `magnitude`, `gradient` and `wanda` are the usual
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,7 @@ def advise(
     samples: tuple[Tensor, Tensor] | None,
     smallest: float,
     seed_path: tuple[int, ...],
+    on_layer: Callable[[int], None] = lambda _: None,
 ) -> Advice | None:
     """What the guidance `kind` says; None when it needs samples and there are none.
 
@@ -77,11 +78,12 @@ def advise(
         samples: (N, ...) inputs and (N,) targets of the training data; None when there are none.
         smallest: the lowest density that a layer may get, as a share of its present one.
         seed_path: run seed and place in the run, for random numbers.
+        on_layer: told how many layers are done, where that takes long (`none`).
     """
     if samples is None and kind != "magnitude":
         return None
     if samples is not None and kind == "none":
-        values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path)
+        values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)
     elif samples is not None and kind == "learned":
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
     else:

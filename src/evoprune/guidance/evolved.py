@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -22,8 +22,12 @@ def evolved_ranks(
     inputs: Tensor,
     smallest: float,
     seed_path: tuple[int, ...],
+    on_layer: Callable[[int], None],
 ) -> dict[str, Tensor]:
-    """Layer name -> ranks of the weight's shape; random where a layer's inputs cannot be had, see `layer_moments`."""
+    """Layer name -> ranks of the weight's shape; random where a layer's inputs cannot be had, see `layer_moments`.
+
+    `on_layer` is told how many layers have their ranks.
+    """
     moments = layer_moments(model, [layer.name for layer in layers], inputs)
 
     def evolved(index: int, layer: Layer) -> Tensor:
@@ -38,7 +42,10 @@ def evolved_ranks(
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            ranks = pool.map(evolved, range(len(layers)), layers)
-            return {layer.name: rank for layer, rank in zip(layers, ranks, strict=True)}
+            ranks = {}
+            for layer, rank in zip(layers, pool.map(evolved, range(len(layers)), layers), strict=True):
+                ranks[layer.name] = rank
+                on_layer(len(ranks))
+            return ranks
     finally:
         torch.set_num_threads(threads)  # what was set last is what later threads begin with

@@ -30,7 +30,7 @@ from evoprune.training import TensorSource, first_samples
 __all__ = ["Listener", "Runner", "floor_of"]
 
 Listener = Callable[[dict[str, Any]], None]
-"""Called with every event of the journal, to show progress."""
+"""Called with every event of the journal, and with `ordered` while the weights of layer after layer are ordered."""
 
 SNAPSHOT_SECONDS = 5.0
 
@@ -131,7 +131,7 @@ class Runner:
     def _search(self, stage: Stage) -> None:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
-        search = make_search(self.task, settings, state, stage, self.floor, self.device, self.costs)
+        search = make_search(self.task, settings, state, stage, self.floor, self.device, self.costs, self._show_layers)
         for number in range(state.step, settings.generations + 1):
             rng = generator(settings.seed, stage.index, number)
             population = None if state.population is None else unpacked(state.population, search.space.genes)
@@ -323,6 +323,12 @@ class Runner:
         self.state.journal_bytes = self.journal.bytes
         if self.listener is not None:
             self.listener(record)
+
+    def _show_layers(self, done: int) -> None:
+        """Shown only: the journal holds what a run has decided."""
+        assert self.state.stage is not None
+        if self.listener is not None:
+            self.listener({"event": "ordered", "layers": done, "of": len(self.state.stage.layers)})
 
     def _tell_generation(self, number: int, search: Search, population: Population, scored: Scored) -> dict[str, Any]:
         chosen = search.best(population)

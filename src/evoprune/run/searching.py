@@ -127,11 +127,13 @@ def make_search(
     floor: float | None,
     device: torch.device,
     costs: Costs,
+    on_layer: Callable[[int], None],
 ) -> Search:
     """The search of `stage`.
 
     The default preset leaves the last values that all weights had in `task.model`, those pruned at present included:
     a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
+    `on_layer` is told for how many layers the guidance has spoken, where that takes long.
     """
     layers = resolve_layers(task.layers, stage.layers)
     advice = None
@@ -143,7 +145,9 @@ def make_search(
         smallest, place = LOWEST_SHARE * keep / max(present, 1), (settings.seed, stage.index, PRIORITY_STREAM)
         # Guidance looks at the pruned model.
         now = state.now
-        advice = advise(settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place)
+        advice = advise(
+            settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer
+        )
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)
         swap_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
