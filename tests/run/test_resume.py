@@ -158,7 +158,7 @@ def test_killed_at_every_event_it_ends_with_the_same_bits(name: str, tmp_path: P
 
     result = start(case, whole, keep)
     expected = left_behind(whole)
-    assert len(copies) == len(expected["journal"]) > 5
+    assert len([event for event, _ in copies if event != "ordered"]) == len(expected["journal"]) > 5
     if name == "default, floor that fails":
         assert not all(event.get("accepted", True) for event in expected["journal"])
     if name == "default, final epochs below the floor only":
