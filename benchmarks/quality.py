@@ -227,6 +227,8 @@ def run(method: str, model: nn.Module, data: Data, targets: list[float], place: 
         by_evoprune(model, data, settings, report)
         return
     found = earlier({"method": beside, **place, "target": targets[-1]})
+    if found is None and settings.tightens and method != "shuffled":
+        found = {"kept": {}, "search_epochs": 0.0}  # nothing is searched, so there is no time to be given
     if found is None:
         sys.exit(f"the rules need the time that `{beside}` takes; run that first")
     rule = make_rule(method, prunable_layers(model), found["kept"], place["seed"])
