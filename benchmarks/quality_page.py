@@ -19,6 +19,7 @@ LABELS = {
     "none": "evolved, no rule (`--algorithm ga`)",
     "steady": "evolved, no rule (`--algorithm steady`, the default)",
     "evolved-magnitude": "evolved, magnitude biases proposals (`--guidance magnitude --algorithm ga`)",
+    "wanda": "evolved, Wanda biases proposals (`--guidance wanda --algorithm ga`)",
     "gradient": "masks tighten in training by (w g)² (`--guidance gradient`)",
     "magnitude": "global magnitude",
     "lamp": "LAMP",
@@ -123,7 +124,7 @@ def draw(trials: Trials, model: str, path: Path) -> None:
     axes = drawing.subplots()
     style(axes, LIGHT, "share of the weights that stay (%)", "test accuracy, last epoch (%)")
     own = [trial for trial in trials if trial["model"] == model]
-    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#777777", "#b0b0b0"]
+    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#c26a9b", "#777777", "#b0b0b0"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]
@@ -162,7 +163,8 @@ def main() -> None:
             text = text.split(start)[0] + f"{start}\n{table}\n{end}" + text.split(end, 1)[1]
     page.write_text(text)
     for model in dict.fromkeys(trial["model"] for trial in tuned):
-        draw(tuned, model, DOCS / "images" / f"quality-{model}.png")
+        if len({trial["target"] for trial in tuned if trial["model"] == model}) > 1:
+            draw(tuned, model, DOCS / "images" / f"quality-{model}.png")
 
 
 if __name__ == "__main__":
