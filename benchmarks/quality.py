@@ -107,7 +107,8 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, report: Report
                 "evaluations": done["evaluations"], "seconds": event["seconds"],
             })  # fmt: skip
 
-    unused = {"threads", "model"} | ({"population"} if settings.tightens else set())  # a model's own default may name it
+    # A model's own defaults may name a population where nothing is searched.
+    unused = {"threads", "model"} | ({"population"} if settings.tightens else set())
     evoprune.prune(
         model, Accuracy(data.val.inputs, data.val.targets), train=source_of(data, settings), inplace=True,
         listener=listen, **settings.model_dump(exclude_unset=True, exclude=unused),
