@@ -124,7 +124,7 @@ def draw(trials: Trials, model: str, path: Path) -> None:
     axes = drawing.subplots()
     style(axes, LIGHT, "share of the weights that stay (%)", "test accuracy, last epoch (%)")
     own = [trial for trial in trials if trial["model"] == model]
-    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#c26a9b", "#777777", "#b0b0b0"]
+    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]
