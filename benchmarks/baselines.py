@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks
 from evoprune.guidance import importances
+from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.surgery import one_threshold
 
 __all__ = [
@@ -55,18 +56,8 @@ def erk(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
 
 
 def lamp(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
-    """One threshold over LAMP scores.
-
-    Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021. A weight's score is its square
-    over the sum of the squares of its layer's weights that are not smaller.
-    """
-    scores = {}
-    for name, magnitude in importances("magnitude", model, layers).items():
-        squares, order = magnitude.double().square().flatten().sort(descending=True, stable=True)
-        score = torch.empty_like(squares)
-        score[order] = squares / squares.cumsum(0).clamp(min=torch.finfo(torch.float64).tiny)
-        scores[name] = score.view_as(magnitude)
-    return _highest(scores, kept_weights(layers, sparsity))
+    """One threshold over LAMP scores (Lee et al., ICLR 2021)."""
+    return _highest(lamp_scores(magnitudes(model, layers)), kept_weights(layers, sparsity))
 
 
 def random_uniform(layers: Sequence[Layer], sparsity: float, rng: torch.Generator) -> Masks:

@@ -15,6 +15,7 @@ import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
 from evoprune.guidance import Advice, advise, importances
 from evoprune.guidance.learned import eliminate
+from evoprune.guidance.magnitude import lamp_scores
 from evoprune.guidance.wanda import input_powers
 
 KINDS = ["none", "magnitude", "gradient", "wanda", "learned"]
@@ -58,6 +59,13 @@ def half(layers: list[Layer]) -> dict[str, Tensor]:
 def nothing_left(masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """All pruned weights left in the first stage."""
     return {name: torch.where(mask, 0, 1).short() for name, mask in masks.items()}
+
+
+def test_lamp_scores_a_weight_by_what_its_layer_has_besides() -> None:
+    found = lamp_scores({"a": torch.tensor([[1.0, 2.0], [4.0, 2.0]]), "b": torch.tensor([0.0, 0.1])})
+    # Squares 1, 4, 16, 4; of equals, each has those before it in the order.
+    assert found["a"].flatten().tolist() == pytest.approx([1 / 25, 4 / 20, 1, 4 / 24])
+    assert found["b"].tolist() == pytest.approx([0, 1]), "the highest of each layer is worth 1"
 
 
 def test_weights_that_left_last_come_back_first(net: Net, samples: tuple[Tensor, Tensor]) -> None:
@@ -136,6 +144,8 @@ def test_one_threshold_cuts_all_layers_and_leaves_each_its_best(
     assert first is not None
     assert int(first.sum()) == 40
     values = importances(kind, net, layers, samples)
+    if kind == "magnitude":
+        values = lamp_scores(values)
     flat = torch.cat([torch.where(masks[name], value, -1.0).flatten() for name, value in values.items()])
     best = flat.topk(40).indices
     assert int(first[best].sum()) >= 40 - len(layers)  # a layer may hold its best one below the threshold

@@ -19,7 +19,7 @@ from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import CANDIDATES as LEARNED_CANDIDATES
 from evoprune.guidance.learned import SAMPLES as LEARNED_SAMPLES
 from evoprune.guidance.learned import learned_ranks
-from evoprune.guidance.magnitude import magnitudes
+from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.guidance.wanda import wanda_scores
 from evoprune.surgery import one_threshold
 
@@ -31,7 +31,7 @@ LAST_STAGE = 1 << 15
 TIES = 0xFFFF
 """Place of the random stream that orders pruned weights, beside those of the layers."""
 COMPARABLE = ("magnitude", "gradient")
-"""Rules by whose importances one threshold may cut all layers."""
+"""Rules by which one threshold may cut all layers: magnitudes as LAMP scales them, gradients as they are."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def advise(
         return Advice(order, None, candidates, candidates * min(len(samples[0]), LEARNED_SAMPLES))
     if kind not in COMPARABLE:
         return Advice(order)
+    if kind == "magnitude":
+        values = lamp_scores(values)
     kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)
     return Advice(order, torch.cat(list(kept)))
 
