@@ -141,7 +141,7 @@ def draw(trials: Trials, model: str, path: Path) -> None:
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
     axes.tick_params(axis="x", which="minor", colors=LIGHT.muted, labelsize=8, length=0)
     low = sorted(100 * trial["test_score"] for trial in own)
-    axes.set_ylim(max(low[0], low[-1] - 8), low[-1] + 0.3)
+    axes.set_ylim(max(low[0] - 0.3, low[-1] - 8), low[-1] + 0.3)
     legend_below(drawing, [axes], LIGHT, columns=2)
     path.write_bytes(png(drawing))
 
