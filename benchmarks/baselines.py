@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks
-from evoprune.guidance import importances
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.surgery import one_threshold
 
@@ -35,12 +34,12 @@ def kept_weights(layers: Sequence[Layer], sparsity: float) -> int:
 
 def global_magnitude(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
     """The largest weights, one threshold for all layers (Han et al., NIPS 2015, with one for each)."""
-    return _highest(importances("magnitude", model, layers), kept_weights(layers, sparsity))
+    return _highest(magnitudes(model, layers), kept_weights(layers, sparsity))
 
 
 def uniform(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
     """The largest weights of each layer, all layers equally dense."""
-    return highest_each(importances("magnitude", model, layers), layers, _equal_density(layers, sparsity))
+    return highest_each(magnitudes(model, layers), layers, _equal_density(layers, sparsity))
 
 
 def erk(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
@@ -52,7 +51,7 @@ def erk(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
     """
     shares = [float(sum(layer.shape)) for layer in layers]  # density * size
     counts = allot(shares, [layer.size for layer in layers], kept_weights(layers, sparsity))
-    return highest_each(importances("magnitude", model, layers), layers, counts)
+    return highest_each(magnitudes(model, layers), layers, counts)
 
 
 def lamp(model: nn.Module, layers: Sequence[Layer], sparsity: float) -> Masks:
