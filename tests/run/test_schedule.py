@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evoprune.core import Layer, prunable_layers
 from evoprune.run import make_settings
-from evoprune.run.schedule import Outcome, Stage, next_stage
+from evoprune.run.schedule import Outcome, Stage, is_hopeless, next_stage
 from evoprune.zoo import load_model
 
 LAYERS = [Layer("a", "Linear", (40, 50)), Layer("b", "Linear", (10, 40))]
@@ -181,3 +181,19 @@ def test_a_stage_of_some_layers_is_not_called_all() -> None:
         stage = next_stage(make_settings(model="m", sparsity=0.5, layers=layers), LAYERS, (), True, False)
         assert stage is not None
         assert stage.name == name
+
+
+@pytest.mark.parametrize(
+    ("scores", "floor", "hopeless"),
+    [
+        ([0.90, 0.95], 0.98, False),  # 3 points are missing, 5 were gained
+        ([0.90, 0.91], 0.98, True),  # 7 are missing, 1 was gained
+        ([0.979, 0.9785], 0.98, False),  # nothing was gained, but next to nothing is missing
+        ([0.90, 0.99], 0.98, False),
+        ([0.10, 0.10], None, False),
+    ],
+)
+def test_final_epochs_end_half_way_where_the_floor_is_out_of_reach(
+    scores: list[float], floor: float | None, hopeless: bool
+) -> None:
+    assert is_hopeless(scores, floor, dense=0.99) is hopeless

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 from evoprune.core import prunable_layers, weight_of
 from evoprune.surgery import FineTuner, Tightening
-from evoprune.surgery.tighten import EVERY
+from evoprune.surgery.tighten import SHARE
 from evoprune.training import Recipe, TensorSource
 
 
@@ -38,7 +40,7 @@ def after(tight: Tightening, step: int) -> dict[str, torch.Tensor]:
     return dict(tight.tightened())
 
 
-def test_every_cut_takes_the_same_share_down_to_the_exact_budget() -> None:
+def test_cuts_follow_a_geometric_way_down_to_the_exact_budget() -> None:
     tight = shown(tightening(model(), 60, 200))
     before = {name: mask.clone() for name, mask in tight.masks.items()}
     for step, kept in ((50, round(900**0.75 * 60**0.25)), (100, round((900 * 60) ** 0.5)), (200, 60)):
@@ -74,14 +76,20 @@ def test_no_layer_is_emptied() -> None:
     assert [int(mask.sum()) for mask in after(tight, 100).values()][1] == 1
 
 
-@pytest.mark.parametrize("steps", [EVERY - 20, EVERY, 2 * EVERY + 7])
-def test_a_cut_is_due_every_few_steps_and_at_the_end(steps: int) -> None:
-    tight = tightening(model(), 60, steps)
-    due = []
+@pytest.mark.parametrize(("keep", "steps"), [(60, 30), (60, 500), (890, 100), (5, 2)])
+def test_a_cut_waits_until_a_tenth_is_due_and_the_last_comes_at_the_end(keep: int, steps: int) -> None:
+    tight, cuts = shown(tightening(model(), keep, steps)), []
+    left = [tight.start]
     for step in range(1, steps + 20):
         tight.step = step
-        due += [step] if tight.is_due else []
-    assert due == sorted({*range(EVERY, steps, EVERY), steps})
+        if tight.is_due:
+            cuts.append(step)
+            left.append(sum(int(mask.sum()) for mask in tight.tightened().values()))
+    assert left[-1] == keep
+    assert cuts[-1] == steps
+    a_step = (keep / tight.start) ** (1 / steps)
+    for before, after_cut in itertools.pairwise(left[:-1]):
+        assert round(before * (1 - SHARE) * a_step) - 1 <= after_cut <= before * (1 - SHARE)
 
 
 def test_importance_is_an_average_of_the_squared_effect() -> None:

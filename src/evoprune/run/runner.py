@@ -17,7 +17,7 @@ from evoprune.run.costing import costs_of
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
 from evoprune.run.result import describe_layers
-from evoprune.run.schedule import Outcome, Stage, next_stage
+from evoprune.run.schedule import Outcome, Stage, is_hopeless, next_stage
 from evoprune.run.searching import Scored, Search, make_search
 from evoprune.run.settings import Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
@@ -198,7 +198,7 @@ class Runner:
         return Tightening(weights, self.state.now.masks, keep, steps)
 
     def _epochs(self, stage: Stage, schedule: Literal["cosine", "constant"], first: int, last: int) -> None:
-        state, settings = self.state, self.settings
+        state, settings, floor = self.state, self.settings, self.floor
         assert self.task.train is not None
         tightening = None
         if settings.tightens and first == 0 and stage.layers:
@@ -208,7 +208,8 @@ class Runner:
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
         for epoch in range(max(first, state.step), last):
-            if stage.only_below_floor and epoch == (first + last) // 2 and self._hopeless(first):
+            half_way = stage.only_below_floor and first > 0 and epoch == (first + last) // 2
+            if half_way and is_hopeless(state.epoch_scores[first - 1 :], floor, state.dense_val_score):
                 break
             begun = time.perf_counter()
             loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1)
@@ -226,14 +227,6 @@ class Runner:
             self._snapshot()
         state.optimizer = {}
         tuner.close()
-
-    def _hopeless(self, first: int) -> bool:
-        """Half-way, whether much more is missing to the floor than the first half brought."""
-        floor, scores = self.floor, self.state.epoch_scores
-        if floor is None or first == 0:
-            return False
-        missing, gained = floor - scores[-1], scores[-1] - scores[first - 1]
-        return missing > 2 * gained and missing > (self.state.dense_val_score - floor) / 3
 
     def _settle(self, stage: Stage) -> None:
         """Keep what the stage gave if the floor holds; else go back to what was kept before."""

@@ -11,7 +11,7 @@ from evoprune.core import Layer
 from evoprune.evaluate import Costs
 from evoprune.run.settings import Settings
 
-__all__ = ["Outcome", "Stage", "next_stage"]
+__all__ = ["Outcome", "Stage", "is_hopeless", "next_stage"]
 
 FIRST_STEPS, LATER_STEPS = 0.35, 0.7
 """Share of the weights that a pass of the default ladder keeps: half at first, more where it hurts."""
@@ -99,6 +99,20 @@ def next_stage(
         return _original(settings, layers, history, trainable, out_of_time)
     costs = costs or Costs.of_weights([layer.size for layer in layers])
     return _ladder(settings, layers, history, trainable, out_of_time, costs)
+
+
+def is_hopeless(scores: Sequence[float], floor: float | None, dense: float) -> bool:
+    """Half-way through the final epochs, whether much more is missing to the floor than they have brought so far.
+
+    Args:
+        scores: validation scores before the final epochs, then after each of them.
+        floor: to be reached; without one there is always hope.
+        dense: the dense model's score.
+    """
+    if floor is None:
+        return False
+    missing, gained = floor - scores[-1], scores[-1] - scores[0]
+    return missing > 2 * gained and missing > (dense - floor) / 3
 
 
 def _original(

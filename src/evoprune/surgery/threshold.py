@@ -25,5 +25,5 @@ def one_threshold(values: Tensor, sizes: Sequence[int], keep: int) -> Tensor:
     for part in values.split(list(sizes)):
         part[part.argmax()] = float("inf")
     kept = torch.zeros(len(values), dtype=torch.bool)
-    kept[values.topk(keep).indices] = True
+    kept[values.topk(keep, sorted=False).indices] = True
     return kept

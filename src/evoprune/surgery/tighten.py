@@ -1,7 +1,7 @@
-"""Prune while training: masks tighten every few steps, by the importance that training itself shows.
+"""Prune while training: masks tighten step by step, by the importance that training itself shows.
 
 What a weight adds to the loss, (w g)^2 (Molchanov et al., CVPR 2019), is averaged over the steps as they come, so it
-costs no pass of its own. One threshold cuts all layers, and every cut takes the same share of what is left.
+costs no pass of its own. One threshold cuts all layers. However steep the way is, no cut takes much of what is left.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from evoprune.surgery.threshold import one_threshold
 
 __all__ = ["Tightening"]
 
-EVERY = 50
-"""Steps between two cuts."""
+SHARE = 0.1
+"""Of what is left that goes in one cut: it waits until so much is due."""
 MEMORY = 0.98
 """Share of the average that a step keeps of the steps before it."""
 
@@ -34,7 +34,8 @@ class Tightening:
 
     def __init__(self, weights: Mapping[str, nn.Parameter], masks: Masks, keep: int, steps: int) -> None:
         self.weights, self.masks = dict(weights), {name: masks[name] for name in weights}
-        self.start, self.keep, self.steps = sum(int(mask.sum()) for mask in self.masks.values()), keep, steps
+        self.start = self.present = sum(int(mask.sum()) for mask in self.masks.values())
+        self.keep, self.steps = keep, steps
         self.importance = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         self.step = 0
 
@@ -49,24 +50,29 @@ class Tightening:
     @property
     def is_due(self) -> bool:
         """Whether masks change after the present step."""
-        return self.step == self.steps or (self.step < self.steps and self.step % EVERY == 0)
+        return self.step == self.steps or (self.step < self.steps and self._due() <= (1 - SHARE) * self.present)
 
     @torch.no_grad()
     def tightened(self) -> Masks:
         """The masks after the present step; also kept in `masks`."""
-        done = min(1.0, self.step / self.steps)
-        keep = round(self.start ** (1 - done) * self.keep**done)
+        self.present = self._due()
         values = [torch.where(mask, self.importance[name].cpu(), -1.0).flatten() for name, mask in self.masks.items()]
         sizes = [len(value) for value in values]
-        parts = one_threshold(torch.cat(values), sizes, keep).split(sizes)
+        parts = one_threshold(torch.cat(values), sizes, self.present).split(sizes)
         self.masks = {name: part.view_as(self.masks[name]) for name, part in zip(self.masks, parts, strict=True)}
         return self.masks
 
+    def _due(self) -> int:
+        """Weights that should be left after the present step; the same share of them goes in every step."""
+        done = min(1.0, self.step / self.steps)
+        left: float = self.start ** (1 - done) * self.keep**done
+        return round(left)
+
     def state(self) -> dict[str, Tensor]:
         """What it remembers besides the masks."""
-        return self.importance | {"": torch.tensor([self.start, self.step])}
+        return self.importance | {"": torch.tensor([self.start, self.present, self.step])}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave, with the masks of then."""
-        self.start, self.step = tensors[""].tolist()
+        self.start, self.present, self.step = tensors[""].tolist()
         self.importance = {name: tensors[name].clone() for name in self.importance}
