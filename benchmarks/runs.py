@@ -1,10 +1,11 @@
 """Networks pruned by the commands that a user would type; the figures of the README.
 
     python benchmarks/runs.py lenet5 --data mnist [--only default] [--seeds 0 1 2]
-    python benchmarks/runs.py resnet18 --data cifar10
+    python benchmarks/runs.py resnet18 --data cifar10 [--keep runs]
 
 Every run is a process of its own; its result takes the place of an earlier one of the same name and seed in
-results/lenet5.json or results/resnet18.json as soon as it is there.
+results/lenet5.json or results/resnet18.json as soon as it is there. With --keep the run folders stay, and a run that
+was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ LENET5 = {
     ),
 }
 RESNET18 = {
+    "gradient-95": (
+        "resnet18 --guidance gradient --passes 0.6,0.8,0.9,0.95 --finetune-epochs 1 --final-epochs 4 --first-size 24"
+        " --distill 0"
+    ),
     "none-78.9": "resnet18 --passes 0.789 --distill 0 --finetune-epochs 0 --final-epochs 3",
 }
 RUNS = {"lenet5": LENET5, "resnet18": RESNET18}
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--data", help="a folder of parquet splits; mnist or cifar10 by default")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="runs, by name")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where run folders stay; thrown away without it")
     args = parser.parse_args()
     runs, data = RUNS[args.network], DATA[args.network]
     trials = record.earlier(args.network).get("trials", [])
@@ -52,7 +59,9 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: no run of {args.network}; there are {', '.join(runs)}")
     for name in args.only or runs:
         for seed in args.seeds:
-            trial = {"name": name, "seed": seed, **run(f"{runs[name]} --seed {seed}", data, args.data or data)}
+            with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / f"{args.network}-{name}-{seed}"
+                trial = {"name": name, "seed": seed, **run(f"{runs[name]} --seed {seed}", data, args.data or data, out)}
             trials = [old for old in trials if (old["name"], old["seed"]) != (name, seed)] + [trial]
             trials.sort(key=lambda t: (t["name"], t["seed"]))
             record.write(args.network, {"data": data, "trials": trials})
@@ -61,25 +70,14 @@ def main() -> None:
             print(f"{name} seed {seed}: {figures}", flush=True)
 
 
-def run(words: str, data: str, place: str) -> dict[str, Any]:
-    """One `evoprune prune`, in a folder that is thrown away; `data` is a name, and `place` where it is."""
+def run(words: str, data: str, place: str, out: Path) -> dict[str, Any]:
+    """One `evoprune prune` into the folder `out`, or its rest; `data` is a name, and `place` where it is."""
     model, *options = words.split()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [
-            sys.executable,
-            "-m",
-            "evoprune",
-            "prune",
-            model,
-            "--data",
-            place,
-            *options,
-            "--out",
-            str(out),
-            "--json",
-        ]
-        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = ["prune", model, "--data", place, *options, "--out", str(out)]
+    if out.exists():
+        command = ["resume", str(out)]
+    evoprune = [sys.executable, "-m", "evoprune"]
+    finished = subprocess.run([*evoprune, *command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(finished.stdout)
     result["data"] = data
     shown = " ".join([f"evoprune prune {model} --data {data}", *options])

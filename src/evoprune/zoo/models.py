@@ -77,6 +77,7 @@ BUILT_IN: dict[str, BuiltIn] = {
                 "learning_rate": 0.05,
                 "finetune_schedule": "cosine",
                 "weight_decay": 5e-4,
+                "label_smoothing": 0.1,
                 "shift": 4,
                 "flip": True,
                 "train_precision": "bfloat16",
