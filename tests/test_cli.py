@@ -355,7 +355,7 @@ def test_train_writes_weights_that_prune_takes(evoprune: Command, digits: Path, 
     arguments = ("train", "lenet5", "--data", digits, "--out", file, "--epochs", 2)
     ran = evoprune(*arguments)
     assert ran.code == 0, ran.err
-    assert [line.split()[1] for line in ran.err.splitlines()] == ["1/2", "2/2"]
+    assert [line.split()[3] for line in ran.err.splitlines()] == ["1/2", "2/2"]
     assert "test accuracy" in ran.out
     assert evoprune(*arguments).failed(str(file), "--overwrite")
     first = file.read_bytes()

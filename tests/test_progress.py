@@ -108,6 +108,35 @@ def test_fine_tuning(clock: list[float]) -> None:
     assert bottom.rstrip() == "fine-tuning epoch 2/4  loss 0.0258  val 0.9960"
 
 
+def test_steps_move_the_bar_within_an_epoch(clock: list[float]) -> None:
+    view = terminal()
+    view(START | {"generations": 0})
+    for done in (0.1, 0.2, 0.3):
+        clock[0] += 6
+        view({"event": "step", "epochs_done": done, "epochs": 4})
+    top, bottom = shown(view)
+    assert "0:03:42 left" in top, "a minute an epoch"
+    assert bottom.rstrip() == "fine-tuning: first epoch"
+    clock[0] += 42
+    view(EPOCH | {"epoch": 0, "epochs": 4})
+    clock[0] += 30
+    view({"event": "step", "epochs_done": 1.5, "epochs": 4})
+    top, bottom = shown(view)
+    assert "0:02:30 left" in top
+    assert bottom.rstrip() == "fine-tuning epoch 1/4  loss 0.0258  val 0.9960"
+
+
+def test_steps_are_a_line_a_minute_where_there_is_no_terminal(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = ProgressView(console=Console(file=io.StringIO(), force_terminal=False), doing="training")
+    view({"event": "stage_start", "name": "resnet18"})
+    for second in range(1, 120):
+        clock[0] += 1
+        view({"event": "step", "epochs_done": second / 100, "epochs": 3})
+    assert capsys.readouterr().err == "resnet18: training: 0.60 of 3 epochs\n"
+
+
 def test_a_run_resumed_within_a_stage_has_a_bar_but_no_wrong_total() -> None:
     view = terminal()
     view(generation(5))

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def prune(
         out: run folder for journal, snapshots, masks, weights and the report; nothing is written without it.
         overwrite: start over where `out` holds a run.
         inplace: prune the given model itself.
-        listener: called with every event of the journal, and with `ordered` as weights are ordered layer by layer.
+        listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
         **settings: the options of `evoprune prune`, such as `sparsity=0.9`, `max_drop=0.5`, `seed=1`,
             `preset="original"`, `time_limit_seconds=600`; see `evoprune.run.Settings`.
 
@@ -148,7 +149,7 @@ def resume(
         score: as given to `prune`.
         train: as given to `prune`.
         test: as given to `prune`.
-        listener: called with every event of the journal, and with `ordered` as weights are ordered layer by layer.
+        listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
     """
     with _opened(out) as (folder, found):
         settings = found
@@ -209,6 +210,10 @@ def finetune(
             if listener is not None:
                 listener(record)
 
+        def show_step(epoch: int, done: float) -> None:
+            if listener is not None:
+                listener({"event": "step", "epochs_done": epoch + done, "epochs": epochs})
+
         tell(
             "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
             epochs=epochs, command=command,
@@ -216,7 +221,8 @@ def finetune(
         tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
         val_score = 0.0
         for epoch in range(epochs):
-            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage)
+            on_step = partial(show_step, epoch)
+            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage, on_step=on_step)
             val_score = float(task.val_score(task.model))
             tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()

@@ -332,16 +332,20 @@ def _train(
     if checkpoint is not None:
         described["from"] = json.dumps(load_checkpoint(built, checkpoint))
 
-    def show(epoch: dict[str, float]) -> None:
-        if not quiet:
-            print(
-                f"epoch {epoch['epoch']}/{recipe.epochs}  loss {epoch['train_loss']:.4f}"
-                f"  val {epoch['val_accuracy']:.4f}  {epoch['seconds']:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+    with ProgressView(quiet, doing="training") as view:
 
-    trained = run_training(built, images, recipe, seed, out, on_epoch=show, restart=overwrite, metadata=described)
+        def on_epoch(epoch: dict[str, float]) -> None:
+            scores = {"loss": epoch["train_loss"], "val_score": epoch["val_accuracy"]}
+            view({"event": "epoch", "epoch": int(epoch["epoch"]) - 1, "epochs": recipe.epochs, **scores})
+
+        def on_step(done: float) -> None:
+            view({"event": "step", "epochs_done": done, "epochs": recipe.epochs})
+
+        view({"event": "stage_start", "name": model})
+        trained = run_training(
+            built, images, recipe, seed, out,
+            on_epoch=on_epoch, on_step=on_step, restart=overwrite, metadata=described,
+        )  # fmt: skip
     if as_json:
         print(json.dumps({"model": model, "data": images.name, "file": str(out), "seed": seed} | trained))
         return

@@ -17,6 +17,10 @@ from rich.text import Text
 __all__ = ["ProgressView"]
 
 PLAIN_SECONDS = 5.0
+PLAIN_STEP_SECONDS = 60.0
+"""Without a terminal: between lines within an epoch."""
+BAR_SECONDS = 0.2
+"""Between two looks at the steps of an epoch."""
 
 
 class ProgressView:
@@ -25,19 +29,22 @@ class ProgressView:
     Args:
         quiet: show nothing.
         console: where to; stderr by default.
+        doing: what its epochs are called.
     """
 
-    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(self, quiet: bool = False, console: Console | None = None, doing: str = "fine-tuning") -> None:
         self.console = console or Console(stderr=True)
-        self.quiet = quiet
+        self.quiet, self.doing = quiet, doing
         self.bar = _Bar(console=self.console) if not quiet and self.console.is_terminal else None
         self.stage = ""
         self.generations = 0
         self.epochs = 0
+        self.trains = False
         self.task: Any = None
         self.last_line = 0.0
+        self.last_step = 0.0
         self.last_event = time.perf_counter()
-        self.since = self.last_event, 0
+        self.since: tuple[float, float] = self.last_event, 0
         """When, and after how many steps, the pace of the present part was last taken up."""
 
     def __enter__(self) -> ProgressView:
@@ -56,17 +63,19 @@ class ProgressView:
         show = getattr(self, f"_{event['event']}", None)
         if show is not None and not self.quiet:
             show(event)
-        self.last_event = time.perf_counter()
+        if event["event"] != "step":
+            self.last_event = time.perf_counter()
 
     def _run_start(self, event: dict[str, Any]) -> None:
         self._line(f"dense model: validation score {event['dense_val_score']:.4f}")
 
     def _stage_start(self, event: dict[str, Any]) -> None:
         self.stage, self.generations, self.epochs = event["name"], event.get("generations", 0), event.get("epochs", 0)
+        self.trains = False
         if self.generations:
             self._begin(None, "preparing: ordering the weights, scoring the first candidates")
         else:
-            self._begin(None, "fine-tuning: first epoch")
+            self._begin(None, f"{self.doing}: first epoch")
 
     def _ordered(self, event: dict[str, Any]) -> None:
         self._busy(f"preparing: weights ordered in {event['layers']} of {event['of']} layers")
@@ -79,16 +88,29 @@ class ProgressView:
             f"  val {best['score']:.4f}  {event['evaluations']:,} evaluations"
         )
         # Generation 0 is a step too: the time it took is the first estimate of those to come.
-        self._step(number + 1, self.generations + 1 if self.generations else None, text)
+        self._advance(number + 1, self.generations + 1 if self.generations else None, text)
         if self.epochs and number == self.generations:
-            self._begin(None, "fine-tuning: first epoch")
+            self._begin(None, f"{self.doing}: first epoch")
 
     def _epoch(self, event: dict[str, Any]) -> None:
         done, total = event["epoch"] + 1, event["epochs"]
-        text = f"fine-tuning epoch {done}/{total}  loss {event['loss']:.4f}  val {event['val_score']:.4f}"
-        if done == 1:
-            self._begin(total, text)
-        self._step(done, total, text)
+        text = f"{self.doing} epoch {done}/{total}  loss {event['loss']:.4f}  val {event['val_score']:.4f}"
+        self._train(done, total, text)
+
+    def _step(self, event: dict[str, Any]) -> None:
+        now, done, total = time.perf_counter(), event["epochs_done"], event["epochs"]
+        if self.bar is not None:
+            if now - self.last_step >= BAR_SECONDS:
+                self.last_step = now
+                self._train(done, total)
+        elif now - max(self.last_line, self.last_event) >= PLAIN_STEP_SECONDS:
+            self._train(done, total, f"{self.doing}: {done:.2f} of {total} epochs")
+
+    def _train(self, done: float, total: int, text: str = "") -> None:
+        if not self.trains:
+            self.trains = True
+            self._begin(total, text or f"{self.doing}: first epoch")
+        self._advance(done, total, text)
 
     def _stage_end(self, event: dict[str, Any]) -> None:
         verdict = "" if event["accepted"] else "  below the floor: going back"
@@ -100,17 +122,20 @@ class ProgressView:
         if self.bar is not None:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task = self.bar.add_task(self.stage or "fine-tuning", total=total, text=text, ends=None)
+            self.task = self.bar.add_task(self.stage or self.doing, total=total, text=text, ends=None)
 
-    def _step(self, done: int, total: int | None, text: str) -> None:
+    def _advance(self, done: float, total: int | None, text: str) -> None:
+        """So much of the part is done; without a text the bar keeps its own."""
         now, (began, before) = time.perf_counter(), self.since
-        left = None if total is None else (now - began) * (total - done) / max(done - before, 1)
-        if before == 0:  # the first step prepares what the others find ready: it says little of their pace
+        left = None if total is None else (now - began) * (total - done) / max(done - before, 1e-9)
+        if before == 0:  # what comes first prepares what the others find ready: it says little of their pace
             self.since = now, done
+            left = left if done >= 1 else None
         if self.bar is not None:
             if self.task is None:
                 self._begin(total, text)
             ends = time.monotonic() + left if left else None
+            text = text or self.bar.tasks[0].fields["text"]
             self.bar.update(self.task, completed=done, total=total, text=text, ends=ends)
         elif now - self.last_line >= PLAIN_SECONDS or done == total:
             self._line(self._named(text) + (f"  {left:.0f} s left" if left else ""))

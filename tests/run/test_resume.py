@@ -149,16 +149,21 @@ def left_behind(out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_every_event_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    case, whole, copies = CASES[name], tmp_path / "whole", []
+    case, whole, copies, steps = CASES[name], tmp_path / "whole", [], []
 
     def keep(event: dict[str, Any]) -> None:
         """What a kill at this moment would leave on the disk."""
+        if event["event"] == "step":
+            steps.append(event["epochs_done"])
+            return
         copies.append((event["event"], tmp_path / f"killed-{len(copies)}"))
         shutil.copytree(whole, copies[-1][1])
 
     result = start(case, whole, keep)
     expected = left_behind(whole)
     assert len([event for event, _ in copies if event != "ordered"]) == len(expected["journal"]) > 5
+    whole_epochs = [step for step in steps if step == int(step)]
+    assert len(whole_epochs) == expected["result"]["finetune"]["epochs"]
     if name == "default, floor that fails":
         assert not all(event.get("accepted", True) for event in expected["journal"])
     if name == "default, final epochs below the floor only":
@@ -171,6 +176,9 @@ def test_killed_at_every_event_it_ends_with_the_same_bits(name: str, tmp_path: P
         assert left_behind(killed) == expected, event
         assert all(torch.equal(mask, resumed.masks[key]) for key, mask in result.masks.items())
         assert (resumed.sparsity, resumed.score, resumed.front) == (result.sparsity, result.score, result.front)
+
+
+WATCHING = ("ordered", "step")
 
 
 class Stopped(Exception):
@@ -187,7 +195,7 @@ def test_interrupted_again_and_again(name: str, tmp_path: Path) -> None:
         events: list[Any] = []
 
         def stop(event: dict[str, Any]) -> None:
-            if event["event"] != "ordered":  # nothing is saved there, so that a run stopped there gets no further
+            if event["event"] not in WATCHING:  # nothing is saved there, so that a run stopped there gets no further
                 events.append(event)
             if len(events) == 3:
                 raise Stopped

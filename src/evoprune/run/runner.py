@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,8 @@ from evoprune.training import TensorSource, first_samples
 __all__ = ["Listener", "Runner", "floor_of"]
 
 Listener = Callable[[dict[str, Any]], None]
-"""Called with every event of the journal, and with `ordered` while the weights of layer after layer are ordered."""
+"""Called with every event of the journal. Two more are for watching only: `ordered` while the weights of layer after
+layer are ordered, and `step` after every step of training."""
 
 SNAPSHOT_SECONDS = 5.0
 
@@ -212,7 +214,8 @@ class Runner:
             if half_way and is_hopeless(state.epoch_scores[first - 1 :], floor, state.dense_val_score):
                 break
             begun = time.perf_counter()
-            loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1)
+            on_step = partial(self._show_step, epoch, last)
+            loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1, on_step=on_step)
             if tightening is not None:
                 self._recalibrate()
             val_score = self._val_score()
@@ -318,10 +321,16 @@ class Runner:
             self.listener(record)
 
     def _show_layers(self, done: int) -> None:
-        """Shown only: the journal holds what a run has decided."""
         assert self.state.stage is not None
+        self._show("ordered", layers=done, of=len(self.state.stage.layers))
+
+    def _show_step(self, epoch: int, epochs: int, done: float) -> None:
+        self._show("step", epochs_done=epoch + done, epochs=epochs)
+
+    def _show(self, event: str, **content: Any) -> None:
+        """To watch only: the journal holds what a run has decided."""
         if self.listener is not None:
-            self.listener({"event": "ordered", "layers": done, "of": len(self.state.stage.layers)})
+            self.listener({"event": event, **content})
 
     def _tell_generation(self, number: int, search: Search, population: Population, scored: Scored) -> dict[str, Any]:
         chosen = search.best(population)

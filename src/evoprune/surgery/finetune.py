@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -65,28 +65,27 @@ class FineTuner:
         """Give the weights their usual memory layout back, so that what is computed next does not depend on it."""
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
-    def epoch(self, epoch: int, seed: int, *path: int) -> float:
-        """One epoch, counted from 0; `seed` and `path` name its random stream. Returns the mean loss."""
+    def epoch(self, epoch: int, seed: int, *path: int, on_step: Callable[[float], None] | None = None) -> float:
+        """One epoch, counted from 0; `seed` and `path` name its random stream. Returns the mean loss.
+
+        `on_step` is told after every step which share of the epoch is done.
+        """
+
+        def after_step(done: float) -> None:
+            if self.tightening is not None and self.tightening.is_due:
+                self._set(self.masks | self.tightening.tightened())
+            self._restore_zeros()
+            if on_step is not None:
+                on_step(done)
+
         rng = generator(seed, *path, epoch)
         return train_epoch(
-            self.model,
-            self.source,
-            self.recipe,
-            self.optimizer,
-            epoch,
-            rng,
-            self.teacher,
-            self._after_step,
-        )
+            self.model, self.source, self.recipe, self.optimizer, epoch, rng, self.teacher, after_step
+        )  # fmt: skip
 
     def _set(self, masks: Masks) -> None:
         self.masks = dict(masks)
         self.pruned = {name: ~masks[name].to(weight.device) for weight, name in self.weights}
-
-    def _after_step(self) -> None:
-        if self.tightening is not None and self.tightening.is_due:
-            self._set(self.masks | self.tightening.tightened())
-        self._restore_zeros()
 
     @torch.no_grad()
     def _restore_zeros(self) -> None:
