@@ -35,7 +35,7 @@ LENET5 = {
 }
 RESNET18 = {
     "gradient-95": (
-        "resnet18 --guidance gradient --passes 0.6,0.8,0.9,0.95 --finetune-epochs 1 --final-epochs 4 --first-size 24"
+        "resnet18 --guidance gradient --passes 0.7,0.88,0.95 --finetune-epochs 1 --final-epochs 4 --first-size 24"
         " --distill 0"
     ),
     "none-78.9": "resnet18 --passes 0.789 --distill 0 --finetune-epochs 0 --final-epochs 3",
