@@ -34,7 +34,7 @@ from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
 from evoprune.surgery import FineTuner
 from evoprune.training import TensorSource
-from evoprune.zoo import Data, load_data, load_trained
+from evoprune.zoo import BUILT_IN, Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
 EVOPRUNE: dict[str, dict[str, str]] = {
@@ -60,6 +60,7 @@ RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
 PLACE = (
     "method",
     "model",
+    "dense",
     "target",
     "chain",
     "finetune_epochs",
@@ -186,7 +187,7 @@ def main() -> None:
     """Run what is missing; the searches first, since the rules are given their time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist")
-    parser.add_argument("--model", default="lenet5")
+    parser.add_argument("--model", default="lenet5", choices=[name for name in BUILT_IN if default_checkpoint(name)])
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.95, 0.98, 0.99])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=[*OURS, *RULES], default=[*EVOPRUNE, *RULES])
@@ -197,13 +198,18 @@ def main() -> None:
     parser.add_argument("--distill", type=float, help="share of the loss that the dense model decides")
     parser.add_argument("--chain", action="store_true", help="one run through all sparsities")
     args = parser.parse_args()
-    data, model = load_data(args.data), load_trained(args.model)
+    data, model = load_data(args.data), load_model(args.model)
+    checkpoint = default_checkpoint(args.model)
+    assert checkpoint is not None, "the models named here come with weights"
+    dense = float(load_checkpoint(model, checkpoint)["test_accuracy"])  # other weights, other trials
+    model.eval()
     chosen = ("finetune_epochs", "final_epochs", "first_size", "distill")
     given = {name: value for name in chosen if (value := getattr(args, name)) is not None}
     runs = [args.sparsities] if args.chain else [[sparsity] for sparsity in args.sparsities]
     for seed in args.seeds:
         for targets in runs:
-            place = {"model": args.model, **({"chain": targets} if args.chain else {}), **given, "seed": seed}
+            chain = {"chain": targets} if args.chain else {}
+            place = {"model": args.model, "dense": dense, **chain, **given, "seed": seed}
             for method in [name for name in (*OURS, *RULES) if name in args.only]:
                 run(method, model, data, targets, place, args.beside)
 
@@ -223,7 +229,7 @@ def run(method: str, model: nn.Module, data: Data, targets: list[float], place: 
         print(f"{own['model']} {target:.2%} {method} seed {own['seed']}: {shown}", flush=True)
 
     goal = {"passes": targets, "front": True} if "chain" in place else {"sparsity": targets[-1]}
-    given = {name: value for name, value in place.items() if name != "chain"}
+    given = {name: value for name, value in place.items() if name not in ("chain", "dense")}
     settings = make_settings(**given, **goal, **OURS.get(method, OURS[beside]))
     if method in OURS:
         by_evoprune(model, data, settings, report)

@@ -55,6 +55,12 @@ def above(mine: dict[int, dict[str, Any]], chance: dict[int, dict[str, Any]]) ->
     return spread(gain) if gain and mine != chance else ""
 
 
+def of_last_weights(trials: Trials) -> Trials:
+    """Those from the dense weights that a model's last trial began with."""
+    last = {trial["model"]: trial["dense"] for trial in trials}
+    return [trial for trial in trials if trial["dense"] == last[trial["model"]]]
+
+
 def tuned_table(trials: Trials, model: str) -> str:
     """Methods x sparsities: test accuracy after fine-tuning."""
     of_model = [trial for trial in trials if trial["model"] == model]
@@ -135,12 +141,13 @@ def draw(trials: Trials, model: str, path: Path) -> None:
             yerr=[stdev(values) if len(values) > 1 else 0.0 for values in found], color=color, marker="o", markersize=4,
             linewidth=1.5, capsize=2, linestyle="--" if method in DASHED else "-", label=re.sub("`", "", label),
         )  # fmt: skip
+    axes.axhline(100 * own[0]["dense"], color=LIGHT.muted, linewidth=1, linestyle=":", label="dense")
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
     axes.tick_params(axis="x", which="minor", colors=LIGHT.muted, labelsize=8, length=0)
-    low = sorted(100 * trial["test_score"] for trial in own)
+    low = sorted(100 * score for score in (own[0]["dense"], *(trial["test_score"] for trial in own)))
     axes.set_ylim(max(low[0] - 0.3, low[-1] - 8), low[-1] + 0.3)
     legend_below(drawing, [axes], LIGHT, columns=2)
     path.write_bytes(png(drawing))
@@ -150,7 +157,7 @@ def main() -> None:
     """Replace what stands between the marks of docs/quality.md."""
     page = DOCS / "quality.md"
     text = page.read_text()
-    tuned, found = record.earlier("quality").get("trials", []), record.earlier("quality-search")
+    tuned, found = of_last_weights(record.earlier("quality").get("trials", [])), record.earlier("quality-search")
     searched = found.get("trials", [])
     tables = {f"tuned {model}": tuned_table(tuned, model) for model in dict.fromkeys(t["model"] for t in tuned)}
     for model in dict.fromkeys(t["model"] for t in tuned if t["method"] == "chance"):
