@@ -126,6 +126,16 @@ def test_steps_move_the_bar_within_an_epoch(clock: list[float]) -> None:
     assert bottom.rstrip() == "fine-tuning epoch 1/4  loss 0.0258  val 0.9960"
 
 
+def test_an_epoch_of_one_step_gives_no_absurd_time(clock: list[float]) -> None:
+    view = terminal()
+    view(START | {"generations": 0})
+    clock[0] += 5
+    view({"event": "step", "epochs_done": 1.0, "epochs": 4})
+    clock[0] += 1
+    view(EPOCH | {"epoch": 0, "epochs": 4})
+    assert "so far" in shown(view)[0], "nothing was done since the pace was taken up"
+
+
 def test_steps_are_a_line_a_minute_where_there_is_no_terminal(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +209,9 @@ def finetune(
             if listener is not None:
                 listener(record)
 
-        def show_step(epoch: int, done: float) -> None:
+        def show_step(done: float) -> None:
             if listener is not None:
-                listener({"event": "step", "epochs_done": epoch + done, "epochs": epochs})
+                listener({"event": "step", "epochs_done": done, "epochs": epochs})
 
         tell(
             "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
@@ -221,8 +220,7 @@ def finetune(
         tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
         val_score = 0.0
         for epoch in range(epochs):
-            on_step = partial(show_step, epoch)
-            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage, on_step=on_step)
+            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage, on_step=show_step)
             val_score = float(task.val_score(task.model))
             tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()

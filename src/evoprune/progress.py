@@ -127,7 +127,7 @@ class ProgressView:
     def _advance(self, done: float, total: int | None, text: str) -> None:
         """So much of the part is done; without a text the bar keeps its own."""
         now, (began, before) = time.perf_counter(), self.since
-        left = None if total is None else (now - began) * (total - done) / max(done - before, 1e-9)
+        left = None if total is None or done == before else (now - began) * (total - done) / (done - before)
         if before == 0:  # what comes first prepares what the others find ready: it says little of their pace
             self.since = now, done
             left = left if done >= 1 else None

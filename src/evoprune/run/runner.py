@@ -209,12 +209,12 @@ class Runner:
         tuner = FineTuner(self.task.model, state.now.masks, self.task.train, recipe, self.teacher, tightening)
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
+        on_step = partial(self._show_step, first, last)
         for epoch in range(max(first, state.step), last):
             half_way = stage.only_below_floor and first > 0 and epoch == (first + last) // 2
             if half_way and is_hopeless(state.epoch_scores[first - 1 :], floor, state.dense_val_score):
                 break
             begun = time.perf_counter()
-            on_step = partial(self._show_step, epoch, last)
             loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1, on_step=on_step)
             if tightening is not None:
                 self._recalibrate()
@@ -324,8 +324,8 @@ class Runner:
         assert self.state.stage is not None
         self._show("ordered", layers=done, of=len(self.state.stage.layers))
 
-    def _show_step(self, epoch: int, epochs: int, done: float) -> None:
-        self._show("step", epochs_done=epoch + done, epochs=epochs)
+    def _show_step(self, before: int, epochs: int, done: float) -> None:
+        self._show("step", epochs_done=before + done, epochs=epochs)
 
     def _show(self, event: str, **content: Any) -> None:
         """To watch only: the journal holds what a run has decided."""

@@ -68,7 +68,7 @@ class FineTuner:
     def epoch(self, epoch: int, seed: int, *path: int, on_step: Callable[[float], None] | None = None) -> float:
         """One epoch, counted from 0; `seed` and `path` name its random stream. Returns the mean loss.
 
-        `on_step` is told after every step which share of the epoch is done.
+        `on_step` is told after every step how many epochs are done, as in `train_epoch`.
         """
 
         def after_step(done: float) -> None:

@@ -70,9 +70,9 @@ class Tightening:
 
     def state(self) -> dict[str, Tensor]:
         """What it remembers besides the masks."""
-        return self.importance | {"": torch.tensor([self.start, self.present, self.step])}
+        return self.importance | {"": torch.tensor([self.start, self.step])}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave, with the masks of then."""
-        self.start, self.present, self.step = tensors[""].tolist()
+        self.start, self.step = tensors[""].tolist()
         self.importance = {name: tensors[name].clone() for name in self.importance}

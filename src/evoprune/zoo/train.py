@@ -47,7 +47,7 @@ def train(
         seed: for the order of the samples, augmentation and dropout.
         out: the safetensors file to write.
         on_epoch: called after every epoch with epoch, train_loss, val_accuracy, seconds (of all epochs).
-        on_step: called after every step with the number of epochs that are done, 2.5 in the middle of the third.
+        on_step: called after every step with the number of epochs that are done, as in `train_epoch`.
         device: where to train; the model is left there.
         restart: start over even where `<out>.part` could be continued.
         metadata: more entries for the file's metadata.
@@ -77,12 +77,7 @@ def train(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
-
-        def after_step(done: float, before: int = epoch) -> None:
-            if on_step is not None:
-                on_step(before + done)
-
-        loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=after_step)
+        loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=on_step)
         with recipe.autocast(torch.device(device)):
             val_accuracy = accuracy(model, data.val)
         before = history[-1]["seconds"] if history else 0.0
