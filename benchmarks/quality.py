@@ -20,6 +20,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import baselines
@@ -28,11 +29,12 @@ import torch
 from torch import nn
 
 import evoprune
-from evoprune.core import Layer, Masks, generator, prunable_layers
+from evoprune.core import Layer, Masks, generator, prunable_layers, weight_of
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
-from evoprune.surgery import FineTuner
+from evoprune.storage import save_tensors
+from evoprune.surgery import FineTuner, save_masks
 from evoprune.training import TensorSource
 from evoprune.zoo import BUILT_IN, Data, default_checkpoint, load_checkpoint, load_data, load_model
 
@@ -73,8 +75,8 @@ PLACE = (
 """What tells trials apart."""
 
 Rule = Callable[[nn.Module, Stage], Masks]
-Report = Callable[[float, dict[str, Any]], None]
-"""Takes a sparsity that was asked for, and what was measured there."""
+Report = Callable[[float, nn.Module, Masks, dict[str, Any]], None]
+"""Takes a sparsity that was asked for, the model there and its masks, and what was measured of it."""
 
 
 def source_of(data: Data, settings: Settings) -> TensorSource:
@@ -101,7 +103,8 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, report: Report
             if stage["target"] not in goals(settings):
                 return
             trained = max(event["seconds"] - done["search_seconds"], 1e-9)
-            report(stage["target"], {
+            masks = {layer.name: weight_of(model, layer.name) != 0 for layer in layers}
+            report(stage["target"], model, masks, {
                 "sparsity": event["model_sparsity"], "val_score": event["val_score"], "test_score": float(test(model)),
                 "kept": {layer.name: round((1 - event["layers"][layer.name]) * layer.size) for layer in layers},
                 "epochs": done["epochs"], "search_epochs": done["search_seconds"] * done["epochs"] / trained,
@@ -143,7 +146,7 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
         if stage.target not in goals(settings):
             continue
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
-        report(stage.target, {
+        report(stage.target, model, masks, {
             "sparsity": 1 - sum(kept.values()) / sum(layer.size for layer in layers),
             "val_score": Accuracy(data.val.inputs, data.val.targets)(model),
             "test_score": Accuracy(data.test.inputs, data.test.targets)(model),
@@ -197,6 +200,7 @@ def main() -> None:
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
     parser.add_argument("--distill", type=float, help="share of the loss that the dense model decides")
     parser.add_argument("--chain", action="store_true", help="one run through all sparsities")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the pruned models are written, one folder each")
     args = parser.parse_args()
     data, model = load_data(args.data), load_model(args.model)
     checkpoint = default_checkpoint(args.model)
@@ -211,18 +215,30 @@ def main() -> None:
             chain = {"chain": targets} if args.chain else {}
             place = {"model": args.model, "dense": dense, **chain, **given, "seed": seed}
             for method in [name for name in (*OURS, *RULES) if name in args.only]:
-                run(method, model, data, targets, place, args.beside)
+                run(method, model, data, targets, place, args.beside, args.keep)
 
 
-def run(method: str, model: nn.Module, data: Data, targets: list[float], place: dict[str, Any], beside: str) -> None:
+def run(
+    method: str,
+    model: nn.Module,
+    data: Data,
+    targets: list[float],
+    place: dict[str, Any],
+    beside: str,
+    keep: Path | None,
+) -> None:
     """One method from the dense model to the last of the targets, unless all its figures are there."""
     own = {"method": method, **place} | ({"beside": beside} if method in RULES and beside != "none" else {})
     if all(earlier({"target": target, **own}) for target in targets):
         return
 
-    def report(target: float, figures: dict[str, Any]) -> None:
+    def report(target: float, pruned: nn.Module, masks: Masks, figures: dict[str, Any]) -> None:
         if earlier({"target": target, **own}):
             return
+        if keep is not None:
+            folder = keep / f"{own['model']}-{method}-{target}-{own['seed']}"
+            save_masks(masks, folder / "masks.safetensors")
+            save_tensors(pruned.state_dict(), folder / "model.safetensors")
         trial = {**own, "target": target, **figures, "data": data.name, "commit": record.commit()}
         record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
         shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"

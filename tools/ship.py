@@ -1,7 +1,7 @@
 """Make the files that are shipped with evoprune: trained weights, and pruned networks, both in half precision.
 
 python tools/ship.py weights resnet18 trained.safetensors --data cifar10
-python tools/ship.py network runs/resnet18 resnet18-95 --data cifar10
+python tools/ship.py network runs/resnet18 resnet18-95 resnet18 --data cifar10
 
 What the files say of their accuracy is measured on the rounded weights.
 """
@@ -12,10 +12,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
-import evoprune
 from evoprune import zoo
+from evoprune.core import prunable_layers, sparsity_of
+from evoprune.surgery import apply_masks, load_masks
 from evoprune.surgery.bitmask import halved, save_bitmask
 from evoprune.zoo.parts import INDEX, save_parts
 
@@ -39,23 +41,26 @@ def ship_weights(name: str, trained: Path, data: zoo.Data, place: Path) -> Path:
     return index
 
 
-def ship_network(run: Path, name: str, data: zoo.Data, place: Path) -> Path:
-    """The result of a run as zoo/networks/NAME.safetensors."""
-    result = evoprune.resume(run)
-    path = place / "networks" / f"{name}.safetensors"
-    weights = {key: halved(tensor) for key, tensor in result.model.state_dict().items()}
-    result.model.load_state_dict(weights)
-    scores = measured(result.model, data)
-    pruned = result.summary["pruned"]
+def ship_network(folder: Path, name: str, model_name: str, data: zoo.Data, place: Path) -> Path:
+    """The masks and the weights in `folder` as zoo/networks/NAME.safetensors."""
+    model = zoo.load_model(model_name)
+    layers = prunable_layers(model)
+    zoo.load_checkpoint(model, folder / "model.safetensors")
+    model.load_state_dict({key: halved(tensor) for key, tensor in model.state_dict().items()})
+    whole = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks = whole | load_masks(folder / "masks.safetensors", layers)
+    apply_masks(model, masks)
+    scores = measured(model, data)
     recorded = {
-        "model": result.summary["model"],
+        "model": model_name,
         "data": data.name,
-        "sparsity": str(pruned["sparsity"]),
-        "nonzero_weights": str(pruned["nonzero_weights"]),
+        "sparsity": str(sparsity_of(masks, layers)),
+        "nonzero_weights": str(sum(int(masks[layer.name].sum()) for layer in layers)),
         "val_score": scores["val_accuracy"],
         "test_score": scores["test_accuracy"],
     }
-    save_bitmask(result.model, result.masks, path, recorded)
+    path = place / "networks" / f"{name}.safetensors"
+    save_bitmask(model, masks, path, recorded)
     return path
 
 
@@ -66,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, network = kinds.add_parser("weights"), kinds.add_parser("network")
     weights.add_argument("name", choices=list(zoo.BUILT_IN))
     weights.add_argument("trained", type=Path)
-    network.add_argument("run", type=Path)
+    network.add_argument("folder", type=Path, help="a run folder, a point of its front, or one that quality.py kept")
     network.add_argument("name")
+    network.add_argument("model", choices=list(zoo.BUILT_IN))
     for kind in (weights, network):
         kind.add_argument("--data", required=True)
         kind.add_argument("--zoo", type=Path, default=Path(zoo.__file__).parent)
@@ -76,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.kind == "weights":
         print(ship_weights(given.name, given.trained, data, given.zoo))
     else:
-        print(ship_network(given.run, given.name, data, given.zoo))
+        print(ship_network(given.folder, given.name, given.model, data, given.zoo))
 
 
 if __name__ == "__main__":

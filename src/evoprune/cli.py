@@ -228,7 +228,8 @@ def evaluate(
     """Score the pruned model of a run again, or a shipped network, beside what was recorded of it."""
 
     def call() -> None:
-        found = api.evaluate(run, data)
+        with Console(stderr=True).status(f"scoring {run} on the validation and test data"):
+            found = api.evaluate(run, data)
         if as_json:
             print(json.dumps(found))
             return

@@ -33,7 +33,7 @@ def test_a_run_is_shipped_and_scored_by_name(evoprune: Command, digits: Path, pl
                     "--space", "allocation", "--generations", 1, "--finetune-epochs", 0, "--final-epochs", 1,
                     "--quiet", "--out", run)  # fmt: skip
     assert done.code == 0, done.err
-    ship(["network", str(run), "small", "--data", str(digits), "--zoo", str(place)])
+    ship(["network", str(run), "small", "lenet5", "--data", str(digits), "--zoo", str(place)])
     file = place / "networks" / "small.safetensors"
     assert file.stat().st_size < (run / "model.safetensors").stat().st_size / 8
 
