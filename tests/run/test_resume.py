@@ -235,6 +235,24 @@ def test_with_rare_snapshots_the_journal_is_cut_back_and_lived_again(
     assert left_behind(tmp_path / "broken") == left_behind(tmp_path / "whole")
 
 
+def test_what_guidance_said_of_a_stage_is_not_asked_for_again(tmp_path: Path) -> None:
+    """It takes minutes for large models."""
+    before: list[str] = []
+    after: list[str] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        before.append(event["event"])
+        if event["event"] == "generation":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        start(CASES["default"], tmp_path, stop)
+    assert before.count("ordered") == 2  # layers
+    go_on(CASES["default"], tmp_path, lambda event: after.append(event["event"]))
+    assert "ordered" not in after[: after.index("stage_end")]
+    assert "ordered" in after  # of the next stage
+
+
 def test_killed_before_its_first_snapshot(tmp_path: Path) -> None:
     case = CASES["default"]
 

@@ -134,6 +134,7 @@ class Runner:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
         search = make_search(self.task, settings, state, stage, self.floor, self.device, self.costs, self._show_layers)
+        self._snapshot(at_most_every=SNAPSHOT_SECONDS)
         for number in range(state.step, settings.generations + 1):
             rng = generator(settings.seed, stage.index, number)
             population = None if state.population is None else unpacked(state.population, search.space.genes)
@@ -168,7 +169,7 @@ class Runner:
         apply_masks(model, masks)
         self._recalibrate()
         state.now = self._kept(masks, state.now.values | values)
-        state.population, state.phase, state.step = None, "finetune", 0
+        state.population, state.advice, state.phase, state.step = None, None, "finetune", 0
         self._snapshot()
 
     # -- fine-tuning -------------------------------------------------------------------------------------

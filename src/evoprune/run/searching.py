@@ -133,6 +133,7 @@ def make_search(
 
     The default preset leaves the last values that all weights had in `task.model`, those pruned at present included:
     a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
+    What guidance says is kept in `state.advice`, and not asked for again where it is there.
     `on_layer` is told for how many layers the guidance has spoken, where that takes long.
     """
     layers = resolve_layers(task.layers, stage.layers)
@@ -145,7 +146,7 @@ def make_search(
         smallest, place = LOWEST_SHARE * keep / max(present, 1), (settings.seed, stage.index, PRIORITY_STREAM)
         # Guidance looks at the pruned model.
         now = state.now
-        advice = advise(
+        advice = state.advice = state.advice or advise(
             settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer
         )
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evoprune.core import EvopruneError, Masks
+from evoprune.guidance import Advice
 from evoprune.run.schedule import Outcome, Stage
 from evoprune.search import Population
 from evoprune.spaces import pack_bits, unpack_bits
@@ -74,12 +75,14 @@ class RunState:
     journal_bytes: int = 0
     population: Population | None = None
     """Between generations bit genomes are packed, eight a byte: see `packed`."""
+    advice: Advice | None = None
+    """What guidance said of the present stage, until its search ends: it may have taken minutes."""
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     warm: dict[str, Tensor] = field(default_factory=dict)
     """Stage name -> packed last population, from which the next pass over that layer starts."""
 
 
-TENSORS = {"now", "accepted", "front", "population", "optimizer", "warm"}
+TENSORS = {"now", "accepted", "front", "population", "advice", "optimizer", "warm"}
 
 
 def packed(population: Population) -> Population:
@@ -108,12 +111,18 @@ def save_state(state: RunState, path: Path) -> None:
         tensors["population/fitness"] = state.population.fitness
         tensors |= {f"population/traits/{key}": value for key, value in state.population.traits.items()}
         tensors |= {f"population/state/{key}": value for key, value in state.population.state.items()}
+    if state.advice is not None:
+        tensors["advice/order"] = state.advice.order
+        if state.advice.importance is not None:
+            tensors["advice/importance"] = state.advice.importance
     tensors |= {f"optimizer/{key}": value for key, value in state.optimizer.items()}
     tensors |= {f"warm/{key}": value for key, value in state.warm.items()}
     plain = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in TENSORS}
     plain["history"] = [asdict(outcome) for outcome in state.history]
     plain["front"] = [{"sparsity": point.sparsity, "score": point.score} for point in state.front]
     plain["stage"] = None if state.stage is None else asdict(state.stage)
+    if state.advice is not None:
+        plain["advice"] = {"candidates": state.advice.candidates, "samples": state.advice.samples}
     save_tensors(tensors, path, {"state": json.dumps(plain), "shapes": shapes_of(tensors)})
 
 
@@ -145,10 +154,15 @@ def load_state(path: Path) -> RunState:
                 _under(tensors, "population/traits/"),
                 _under(tensors, "population/state/"),
             )
+        advice = None
+        if "advice" in plain:
+            said = _under(tensors, "advice/")
+            advice = Advice(said["order"], said.get("importance"), **plain.pop("advice"))
         return RunState(
             now=now,
             accepted=accepted,
             population=population,
+            advice=advice,
             optimizer=_under(tensors, "optimizer/"),
             warm=_under(tensors, "warm/"),
             **plain,
