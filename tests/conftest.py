@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +16,9 @@ from pyarrow import parquet
 
 from evoprune.cli import main
 from evoprune.zoo import mnist_sample
+
+hypothesis.settings.register_profile("evoprune", deadline=None)  # machines are shared: no test has a time limit
+hypothesis.settings.load_profile("evoprune")
 
 
 @dataclass(frozen=True)

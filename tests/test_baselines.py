@@ -135,7 +135,7 @@ def test_shuffling_keeps_counts_and_nothing_else(lenet: nn.Module, layers: list[
 
 
 @given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.integers(1, 200)), min_size=1, max_size=6), st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_allot_is_exact_and_in_bounds(layers: list[tuple[float, int]], fraction: float) -> None:
     shares, sizes = [share for share, _ in layers], [size for _, size in layers]
     total = len(sizes) + round(fraction * (sum(sizes) - len(sizes)))

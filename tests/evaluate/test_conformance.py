@@ -64,7 +64,7 @@ def test_real_models_are_split(name: str) -> None:
         assert isinstance(evaluator.runner, GraphRunner)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(floor=st.floats(0.0, 1.0), seed=st.integers(0, 99), score_class=st.sampled_from([Accuracy, NegativeLoss]))
 def test_racing_never_changes_who_reaches_the_floor(floor: float, seed: int, score_class: type[DataScore]) -> None:
     model, inputs, targets = make_case("lenet", 300)

@@ -97,7 +97,7 @@ def test_a_floor_that_fails_is_tried_between_and_ends() -> None:
 
 
 @given(st.floats(0, 1), st.sampled_from([None, 0.3, 0.8, 0.97, 0.9999]), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_ladder_always_ends_near_what_the_model_can_bear(
     limit: float, sparsity: float | None, trainable: bool
 ) -> None:

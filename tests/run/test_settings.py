@@ -155,7 +155,7 @@ def test_what_is_no_duration_is_one_line(text: str) -> None:
 
 
 @given(st.text(max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text_is_a_positive_duration_or_an_error(text: str) -> None:
     with suppress(EvopruneError):
         assert parse_duration(text) > 0

@@ -99,7 +99,7 @@ class Sequence(nn.Module):
 
 def test_models_that_cannot_be_used() -> None:
     _, inputs, targets = data()
-    with pytest.raises(EvopruneError, match=r"\(250, 4, 5\); expected"):
+    with pytest.raises(EvopruneError, match=r"\(100, 4, 5\); expected"):
         Accuracy(inputs, targets)(Sequence())
     with pytest.raises(EvopruneError, match="not a finite number"):
         NegativeLoss(inputs * float("nan"), targets)(nn.Linear(5, 3))

@@ -13,7 +13,7 @@ from torch import Tensor
 from evoprune.core import EvopruneError
 from evoprune.search import BoundarySwaps, Population
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 
 
 def rng(seed: int = 0) -> torch.Generator:

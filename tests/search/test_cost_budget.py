@@ -9,7 +9,7 @@ from torch import Tensor
 
 from evoprune.search import share_budget, share_costs
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 Case = tuple[Tensor, Tensor, Tensor, Tensor, int]
 
 

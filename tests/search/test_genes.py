@@ -15,7 +15,7 @@ from evoprune.core import EvopruneError
 from evoprune.search import BudgetedBits, Genes, PlainBits, Population, Shares, share_budget
 from evoprune.search.self_adaptation import adapted, trades
 
-FAST = settings(max_examples=30, deadline=None)
+FAST = settings(max_examples=30)
 SIZES = (30, 7, 1, 20)
 COUNT = sum(SIZES)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evoprune.search import OriginalGA, Population, share_budget
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 
 
 def rng(seed: int) -> torch.Generator:

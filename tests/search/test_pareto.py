@@ -14,7 +14,7 @@ from evoprune.core import EvopruneError
 from evoprune.search import NSGA2, Population, Shares, non_dominated
 from evoprune.search.pareto import pareto_order
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 
 
 @st.composite

@@ -13,7 +13,7 @@ from torch import Tensor
 from evoprune.search.keep_highest import keep_highest
 from evoprune.search.random_bits import LEVELS, coin_flips, hits, put, random_bytes, random_levels
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 
 
 def rng(seed: int = 0) -> torch.Generator:

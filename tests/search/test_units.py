@@ -51,7 +51,7 @@ def test_the_error_is_the_distance_between_the_layers_outputs() -> None:
     st.floats(0, 1),
     st.integers(1, 4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bits_are_counted_exactly_stay_allowed_and_the_error_never_rises(
     units: int, inputs: int, seed: int, generations: int, allow: float, keep: float, most: int
 ) -> None:
@@ -166,7 +166,7 @@ def test_an_empty_and_a_full_mask_stay(count: int) -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 8), st.integers(0, 1000), st.floats(0.01, 0.9), st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ranks_are_nested_masks_of_falling_size(
     units: int, inputs: int, seed: int, smallest: float, allow: float
 ) -> None:

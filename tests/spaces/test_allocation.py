@@ -19,7 +19,7 @@ genes = st.floats(-5, 5, width=32)
 
 
 @given(st.lists(st.lists(genes, min_size=3, max_size=3), min_size=1, max_size=4), st.integers(3, WEIGHTS))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_genome_keeps_exactly_the_budget_and_something_of_every_layer(rows: list[list[float]], keep: int) -> None:
     space, genomes = AllocationSpace(LAYERS, PRIORITY, BASE, keep), torch.tensor(rows)
     plans = space.plans(genomes)

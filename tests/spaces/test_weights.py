@@ -65,7 +65,7 @@ def test_join_takes_numbers_and_ignores_other_layers() -> None:
 
 
 @given(st.lists(st.integers(0, 4), max_size=2), st.integers(1, 70), st.integers(0, 1000))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_packing_round_trips_for_any_number_of_genes(lead: list[int], genes: int, seed: int) -> None:
     genomes = bits(*lead, genes, seed=seed)
     packed = pack_bits(genomes)

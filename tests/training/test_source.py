@@ -32,7 +32,7 @@ def order(source: Any, seed: int = 0) -> list[int]:
 
 
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_epoch_is_every_sample_once_with_its_target(samples: int, batch_size: int, seed: int) -> None:
     source = TensorSource(*data(samples), batch_size)
     batches = list(source.batches(rng(seed)))

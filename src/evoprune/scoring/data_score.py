@@ -16,8 +16,8 @@ from evoprune.scoring.samples import as_tensors
 
 __all__ = ["DataScore"]
 
-BATCH_SIZE = 250
-"""Samples at a time when the score is called on a model."""
+BATCH_SIZE = 100
+"""Samples at a time when the score is called on a model: activations stay in the caches of a CPU."""
 
 
 class DataScore(ABC):

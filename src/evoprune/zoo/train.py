@@ -106,7 +106,7 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split, batch_size: int = 1000) -> float:
+def accuracy(model: nn.Module, split: Split, batch_size: int = 100) -> float:
     """Share of `split` whose largest logit is the target's; the model's mode is left as found."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     mode = model.training
