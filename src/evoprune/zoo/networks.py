@@ -15,7 +15,12 @@ from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
 __all__ = ["NETWORKS", "load_network", "load_trained"]
 
 FOLDER = Path(__file__).parent / "networks"
-NETWORKS = {"lenet5-caffe-320x": "lenet5-caffe", "resnet18-79": "resnet18", "resnet18-95": "resnet18"}
+NETWORKS = {
+    "lenet5-caffe-320x": "lenet5-caffe",
+    "resnet18-79": "resnet18",
+    "resnet18-95": "resnet18",
+    "resnet18-99": "resnet18",
+}
 """Name -> the built-in model that was pruned; how, says zoo/networks/README.md."""
 
 
