@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import evoprune
-from evoprune.core import Layer, Masks, generator, prunable_layers, weight_of
+from evoprune.core import Layer, Masks, generator, prunable_layers, sparsity_of, weight_of
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
@@ -105,8 +105,7 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, report: Report
             trained = max(event["seconds"] - done["search_seconds"], 1e-9)
             masks = {layer.name: weight_of(model, layer.name) != 0 for layer in layers}
             report(stage["target"], model, masks, {
-                "sparsity": event["model_sparsity"], "val_score": event["val_score"], "test_score": float(test(model)),
-                "kept": {layer.name: round((1 - event["layers"][layer.name]) * layer.size) for layer in layers},
+                "val_score": event["val_score"], "test_score": float(test(model)),
                 "epochs": done["epochs"], "search_epochs": done["search_seconds"] * done["epochs"] / trained,
                 "evaluations": done["evaluations"], "seconds": event["seconds"],
             })  # fmt: skip
@@ -145,12 +144,10 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
         history.append(Outcome(stage.target, stage.target, 0.0, True, final > 0))
         if stage.target not in goals(settings):
             continue
-        kept = {name: int(mask.sum()) for name, mask in masks.items()}
         report(stage.target, model, masks, {
-            "sparsity": 1 - sum(kept.values()) / sum(layer.size for layer in layers),
             "val_score": Accuracy(data.val.inputs, data.val.targets)(model),
             "test_score": Accuracy(data.test.inputs, data.test.targets)(model),
-            "kept": kept, "epochs": epochs, "search_epochs": 0.0, "evaluations": 0,
+            "epochs": epochs, "search_epochs": 0.0, "evaluations": 0,
             "seconds": time.perf_counter() - begun,
         })  # fmt: skip
 
@@ -239,7 +236,9 @@ def run(
             folder = keep / f"{own['model']}-{method}-{target}-{own['seed']}"
             save_masks(masks, folder / "masks.safetensors")
             save_tensors(pruned.state_dict(), folder / "model.safetensors")
-        trial = {**own, "target": target, **figures, "data": data.name, "commit": record.commit()}
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        counted = {"sparsity": sparsity_of(masks, prunable_layers(pruned)), "kept": kept}
+        trial = {**own, "target": target, **counted, **figures, "data": data.name, "commit": record.commit()}
         record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
         shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
         print(f"{own['model']} {target:.2%} {method} seed {own['seed']}: {shown}", flush=True)

@@ -12,11 +12,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from evoprune import zoo
 from evoprune.core import prunable_layers, sparsity_of
+from evoprune.run.result import describe_layers
 from evoprune.surgery import apply_masks, load_masks
 from evoprune.surgery.bitmask import halved, save_bitmask
 from evoprune.zoo.parts import INDEX, save_parts
@@ -47,15 +47,14 @@ def ship_network(folder: Path, name: str, model_name: str, data: zoo.Data, place
     layers = prunable_layers(model)
     zoo.load_checkpoint(model, folder / "model.safetensors")
     model.load_state_dict({key: halved(tensor) for key, tensor in model.state_dict().items()})
-    whole = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
-    masks = whole | load_masks(folder / "masks.safetensors", layers)
+    masks = load_masks(folder / "masks.safetensors", layers)
     apply_masks(model, masks)
     scores = measured(model, data)
     recorded = {
         "model": model_name,
         "data": data.name,
         "sparsity": str(sparsity_of(masks, layers)),
-        "nonzero_weights": str(sum(int(masks[layer.name].sum()) for layer in layers)),
+        "nonzero_weights": str(sum(row["kept"] for row in describe_layers(layers, masks))),
         "val_score": scores["val_accuracy"],
         "test_score": scores["test_accuracy"],
     }
