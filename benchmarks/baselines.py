@@ -1,6 +1,7 @@
 """The rules that evolution has to beat: masks at a sparsity of the whole model, without any search.
 
-Each function is pure and keeps exactly `kept_weights(layers, sparsity)` weights, at least one in every layer.
+Each function is pure and keeps exactly `kept_weights(layers, sparsity)` weights, at least one in every layer; but for
+`unpruned`, the control.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "random_uniform",
     "shuffled",
     "uniform",
+    "unpruned",
 ]
 
 
@@ -69,6 +71,11 @@ def shuffled(masks: Mapping[str, Tensor], rng: torch.Generator) -> Masks:
     """As many bits in each layer, at random places: what is left is what a method knows of layers, not of weights."""
     orders = {name: torch.randperm(mask.numel(), generator=rng) for name, mask in masks.items()}
     return {name: mask.flatten()[orders[name]].view_as(mask) for name, mask in masks.items()}
+
+
+def unpruned(_: nn.Module, layers: Sequence[Layer], __: float = 0.0) -> Masks:
+    """The dense model: all weights, at any sparsity."""
+    return {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
 
 
 def allot(shares: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:

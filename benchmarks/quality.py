@@ -26,6 +26,7 @@ from typing import Any
 import baselines
 import record
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import evoprune
@@ -57,8 +58,9 @@ SEARCHES: dict[str, dict[str, str]] = {
 }
 """Other searches and the control, to be named with --only."""
 OURS = EVOPRUNE | SEARCHES
-RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled")
-"""`shuffled` has as many weights in each layer as the method beside found, at random places."""
+RULES = ("magnitude", "lamp", "erk", "uniform", "random", "shuffled", "unpruned")
+"""`shuffled` has as many weights in each layer as the method beside found, at random places; `unpruned` is the dense
+model, trained as long."""
 PLACE = (
     "method",
     "model",
@@ -77,6 +79,8 @@ PLACE = (
 Rule = Callable[[nn.Module, Stage], Masks]
 Report = Callable[[float, nn.Module, Masks, dict[str, Any]], None]
 """Takes a sparsity that was asked for, the model there and its masks, and what was measured of it."""
+Reached = dict[float, tuple[dict[str, Any], Path]]
+"""The sparsities that are done: their trials, and the folders of their models."""
 
 
 def source_of(data: Data, settings: Settings) -> TensorSource:
@@ -118,20 +122,33 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, report: Report
     )  # fmt: skip
 
 
-def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: int, report: Report) -> None:
-    """The same stages with a rule in place of the search, and `more` final epochs to each goal."""
+def by_rule(
+    dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: int, reached: Reached, report: Report
+) -> None:
+    """The same stages with a rule in place of the search, and `more` final epochs to each goal.
+
+    Goes on from the sparsest model that an earlier run reached and kept.
+    """
     model, begun, history, epochs = copy.deepcopy(dense), time.perf_counter(), list[Outcome](), 0
     layers = prunable_layers(model)
+    last = max(reached, default=0.0)
+    if reached:
+        trial, folder = reached[last]
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        epochs, begun = trial["epochs"], begun - trial["seconds"]
     source = source_of(data, settings)
     if settings.augmentation:
         source = source.augmented(**settings.augmentation)
     if (teacher := dense if settings.distill else None) is not None:
         source.ask(teacher)
-    masks: Masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks = baselines.unpruned(model, layers)
     while (stage := next_stage(settings, layers, history, True, False)) is not None:
+        final = 0 if stage.only_below_floor else stage.final_epochs + more
+        history.append(Outcome(stage.target, stage.target, 0.0, True, final > 0))
+        if stage.target <= last:
+            continue
         if stage.layers:
             masks = rule(model, stage)
-        final = 0 if stage.only_below_floor else stage.final_epochs + more
         for schedule, count in ((settings.finetune_schedule, stage.epochs), (settings.final_schedule, final)):
             if count == 0:
                 continue
@@ -141,7 +158,6 @@ def by_rule(dense: nn.Module, data: Data, settings: Settings, rule: Rule, more: 
                 tuner.epoch(epoch, settings.seed, stage.index, schedule == "constant")
             epochs += count
             tuner.close()
-        history.append(Outcome(stage.target, stage.target, 0.0, True, final > 0))
         if stage.target not in goals(settings):
             continue
         report(stage.target, model, masks, {
@@ -161,7 +177,7 @@ def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -
     """The masks of a stage by the rule's name; `kept` is what the method beside left in each layer."""
     rules: dict[str, Callable[..., Masks]] = {
         "magnitude": baselines.global_magnitude, "lamp": baselines.lamp,
-        "erk": baselines.erk, "uniform": baselines.uniform,
+        "erk": baselines.erk, "uniform": baselines.uniform, "unpruned": baselines.unpruned,
     }  # fmt: skip
     if name in rules:
         return lambda model, stage: rules[name](model, layers, stage.target)
@@ -197,7 +213,7 @@ def main() -> None:
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
     parser.add_argument("--distill", type=float, help="share of the loss that the dense model decides")
     parser.add_argument("--chain", action="store_true", help="one run through all sparsities")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="where the pruned models are written, one folder each")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="for the pruned models; rules go on from them")
     args = parser.parse_args()
     data, model = load_data(args.data), load_model(args.model)
     checkpoint = default_checkpoint(args.model)
@@ -229,11 +245,13 @@ def run(
     if all(earlier({"target": target, **own}) for target in targets):
         return
 
+    def folder_of(target: float) -> Path | None:
+        return keep / f"{own['model']}-{method}-{target}-{own['seed']}" if keep else None
+
     def report(target: float, pruned: nn.Module, masks: Masks, figures: dict[str, Any]) -> None:
         if earlier({"target": target, **own}):
             return
-        if keep is not None:
-            folder = keep / f"{own['model']}-{method}-{target}-{own['seed']}"
+        if (folder := folder_of(target)) is not None:
             save_masks(masks, folder / "masks.safetensors")
             save_tensors(pruned.state_dict(), folder / "model.safetensors")
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -255,7 +273,12 @@ def run(
     if found is None:
         sys.exit(f"the rules need the time that `{beside}` takes; run that first")
     rule = make_rule(method, prunable_layers(model), found["kept"], place["seed"])
-    by_rule(model, data, settings, rule, round(found["search_epochs"] / len(targets)), report)
+    reached = {}
+    for target in targets:
+        trial, folder = earlier({"target": target, **own}), folder_of(target)
+        if trial and folder and folder.exists():
+            reached[target] = trial, folder
+    by_rule(model, data, settings, rule, round(found["search_epochs"] / len(targets)), reached, report)
 
 
 def earlier(wanted: dict[str, Any]) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ LABELS = {
     "uniform": "uniform, magnitude inside",
     "shuffled": "budgets of the evolved masks, weights at random",
     "random": "random",
+    "unpruned": "nothing: the dense model, trained as long",
 }
 SEARCHES = {
     "none": "weights, `ga`",
@@ -39,7 +40,7 @@ SEARCHES = {
     "chance": "weights, `random`",
 }
 """Without a rule, compared at one sparsity."""
-DASHED = ("shuffled", "random")
+DASHED = ("shuffled", "random", "unpruned")
 Trials = list[dict[str, Any]]
 
 
@@ -130,7 +131,7 @@ def draw(trials: Trials, model: str, path: Path) -> None:
     axes = drawing.subplots()
     style(axes, LIGHT, "share of the weights that stay (%)", "test accuracy, last epoch (%)")
     own = [trial for trial in trials if trial["model"] == model]
-    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0"]
+    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]

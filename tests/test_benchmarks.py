@@ -11,6 +11,8 @@ import pytest
 import quality
 import record
 
+from evoprune.surgery import FineTuner
+
 
 @pytest.fixture
 def trials(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -56,6 +58,27 @@ def test_one_run_through_all_sparsities(trials: Any, tmp_path: Path) -> None:
         assert [first["sparsity"], second["sparsity"]] == pytest.approx([0.5, 0.8], abs=1e-4)
         assert second["epochs"] == 2 * first["epochs"]
         assert all(second["kept"][layer] <= kept for layer, kept in first["kept"].items()), "pruned further"
+
+
+def test_a_rule_that_was_interrupted_goes_on_from_the_models_it_kept(
+    trials: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    monkeypatch.setattr(quality, "FineTuner", lambda *parts: trained.append(parts) or FineTuner(*parts))
+    words = ("0.8", "--chain", "--distill", "0", "--keep", str(tmp_path))
+    unbroken = trials("magnitude", beside="gradient", more=words)["magnitude"]
+    before = len(trained)
+    path = tmp_path / "quality.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"trials": written["trials"][:1]}))
+    resumed = trials("magnitude", beside="gradient", more=words)["magnitude"]
+    assert len(trained) == 1.5 * before
+    assert {**resumed, "seconds": 0} == {**unbroken, "seconds": 0}
+
+
+def test_the_dense_model_trained_as_long_is_a_control(trials: Any) -> None:
+    found = trials("magnitude", "unpruned", beside="gradient")
+    assert (found["unpruned"]["sparsity"], found["unpruned"]["epochs"]) == (0, found["magnitude"]["epochs"])
 
 
 def test_the_rules_need_what_they_stand_beside(trials: Any) -> None:
