@@ -153,7 +153,7 @@ class ProgressView:
     def _line(self, text: str) -> None:
         self.last_line = time.perf_counter()
         if self.bar is not None:
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
 

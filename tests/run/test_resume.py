@@ -30,7 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "default, floor that fails": {"max_drop": 3.0, "finetune_epochs": 1, "final_epochs": 2, "learning_rate": 0.01},
     "default, passes": {"passes": [0.4, 0.7], "finetune_epochs": 0, "final_epochs": 1, "guidance": "gradient"},
     "default, final epochs below the floor only": {
-        "passes": [0.85, 0.95], "finetune_epochs": 0, "final_epochs": 3, "floor": -0.41, "learning_rate": 0.02,
+        "passes": [0.85, 0.95], "finetune_epochs": 0, "final_epochs": 3, "floor": -0.58, "learning_rate": 0.02,
         "algorithm": "ga",
         "score": "function",
     },
@@ -90,7 +90,13 @@ def trained() -> nn.Sequential:
     """Trained a little, so that scores differ; with running statistics and dropout."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(48, 2)
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 3),
+        nn.Dropout(0.1),
+        nn.Flatten(),
+        nn.Linear(16, 2),
     )
     optimizer, (inputs, targets) = torch.optim.Adam(net.parameters(), 0.03), data()
     for _ in range(20):
@@ -169,7 +175,7 @@ def test_killed_at_every_event_it_ends_with_the_same_bits(name: str, tmp_path: P
     if name == "default, final epochs below the floor only":
         # The floor holds again before these epochs are over: a resumed run must carry them through.
         epochs = [event["val_score"] for event in expected["journal"] if event["event"] == "epoch"]
-        assert epochs[0] > -0.41
+        assert epochs[0] > -0.58
         assert len(epochs) > 3
     for event, killed in copies:
         resumed = go_on(case, killed)
@@ -247,7 +253,7 @@ def test_what_guidance_said_of_a_stage_is_not_asked_for_again(tmp_path: Path) ->
 
     with pytest.raises(Stopped):
         start(CASES["default"], tmp_path, stop)
-    assert before.count("ordered") == 2  # layers
+    assert before.count("ordered") == 3  # layers
     go_on(CASES["default"], tmp_path, lambda event: after.append(event["event"]))
     assert "ordered" not in after[: after.index("stage_end")]
     assert "ordered" in after  # of the next stage

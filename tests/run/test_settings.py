@@ -159,3 +159,10 @@ def test_what_is_no_duration_is_one_line(text: str) -> None:
 def test_any_text_is_a_positive_duration_or_an_error(text: str) -> None:
     with suppress(EvopruneError):
         assert parse_duration(text) > 0
+
+
+@pytest.mark.parametrize("given", [{"algorithm": "nsga2"}, {"space": "allocation"}])
+def test_the_original_has_one_algorithm_and_one_space(given: dict[str, str]) -> None:
+    assert make_settings(model="m", preset="original").algorithm == "ga"
+    with pytest.raises(EvopruneError, match="goes with --preset default"):
+        make_settings(model="m", preset="original", **given)

@@ -132,3 +132,14 @@ def test_functions_that_cannot_be_used(function: object, message: str) -> None:
 def test_things_that_are_no_score() -> None:
     with pytest.raises(EvopruneError, match="score is a float"):
         as_score(0.5)
+
+
+def test_a_model_that_changes_its_input_does_not_change_the_data() -> None:
+    class InPlace(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs.sub_(0.5).mul_(-1)
+
+    inputs = torch.rand(20, 3)
+    before, score = inputs.clone(), Accuracy(inputs, torch.zeros(20, dtype=torch.int64))
+    assert score(InPlace()) == score(InPlace())
+    assert torch.equal(inputs, before)

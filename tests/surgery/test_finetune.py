@@ -182,3 +182,11 @@ def test_a_mask_under_data_parallel_names() -> None:
     tune = tuner(net)
     tune.epoch(0, 0)
     assert all(bool((weight[~mask] == 0).all()) for weight, mask in weights_of(net.module))
+
+
+def test_parameters_of_five_dimensions_keep_their_layout() -> None:
+    net = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 2, (1, 3, 3)), nn.Flatten(), nn.Linear(32, 2))
+    inputs = torch.randn(8, 1, 6, 6)
+    source = TensorSource(inputs, torch.arange(8) % 2, 4)
+    FineTuner(net, {"1": torch.ones(2, 1, 1, 3, 3, dtype=torch.bool)}, source, recipe()).epoch(0, 0)
+    assert net[1].weight.is_contiguous()

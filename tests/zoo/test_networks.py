@@ -38,6 +38,7 @@ def test_a_run_is_shipped_and_scored_by_name(evoprune: Command, digits: Path, pl
     assert file.stat().st_size < (run / "model.safetensors").stat().st_size / 8
 
     model, masks, _ = zoo.load_network("small")
+    assert not any(module.training for module in model.modules())
     expected, kept = load_file(run / "model.safetensors"), load_file(run / "masks.safetensors")
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-6)

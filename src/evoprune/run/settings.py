@@ -124,6 +124,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "generations": 25,
         "crossover_rate": 1.0,
         "mutation_rate": 0.1,
+        "algorithm": "ga",
         "initial_sparsity": 0.1,
         "alpha": 0.8,
         "floor": 0.6,
@@ -203,6 +204,12 @@ def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
             "--sparsity is not a goal of --preset original, which prunes as far as its fitness leads; use --passes"
             " for its thresholds, or --preset default"
         )
+    for name, only in (("algorithm", "ga"), ("space", "weights")):
+        if preset == "original" and given.get(name, only) != only:
+            raise EvopruneError(
+                f"--{name} {given[name]} goes with --preset default: the original preset is one genetic algorithm over"
+                " one bit a weight; leave it out"
+            )
     if preset == "original" and given.get("front"):
         raise EvopruneError("--front goes with --preset default: the original preset prunes layer after layer")
     if given.get("workers", 1) not in (0, 1):

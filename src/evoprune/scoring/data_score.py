@@ -99,7 +99,7 @@ class DataScore(ABC):
         with evaluating(model):
             for first in range(0, self.samples, BATCH_SIZE):
                 part = slice(first, min(first + BATCH_SIZE, self.samples))
-                inputs = self.inputs[part].to(device)
+                inputs = self.inputs[part].to(device, copy=True)  # a model may change its input in place
                 try:
                     outputs = model(inputs)
                 except Exception as error:  # whatever a user's model says about these inputs

@@ -75,4 +75,4 @@ class Tightening:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave, with the masks of then."""
         self.start, self.step = tensors[""].tolist()
-        self.importance = {name: tensors[name].clone() for name in self.importance}
+        self.importance = {name: tensors[name].to(weight.device, copy=True) for name, weight in self.weights.items()}

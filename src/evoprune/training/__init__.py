@@ -1,11 +1,12 @@
 """Training: one deterministic, resumable epoch, used to train models and to fine-tune pruned ones."""
 
 from evoprune.training.epoch import train_epoch
+from evoprune.training.layout import set_memory_format
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource, FirstSteps, LoaderSource, TensorSource, as_source, first_samples
 from evoprune.training.state import optimizer_from_tensors, optimizer_to_tensors
 
 __all__ = [
     "BatchSource", "FirstSteps", "LoaderSource", "Recipe", "TensorSource", "as_source", "first_samples",
-    "optimizer_from_tensors", "optimizer_to_tensors", "train_epoch",
+    "optimizer_from_tensors", "optimizer_to_tensors", "set_memory_format", "train_epoch",
 ]  # fmt: skip

@@ -21,9 +21,17 @@ def optimizer_to_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
 
 
 def optimizer_from_tensors(optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put what `optimizer_to_tensors` gave into an optimizer made with the same settings."""
+    """Put what `optimizer_to_tensors` gave into an optimizer made with the same settings.
+
+    Its parameters must have the memory layout that they are trained in.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split("/", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        parameter = parameters[int(index)]
+        laid_out = tensor
+        if tensor.shape == parameter.shape:  # fused optimizers walk both in memory order, so layouts must agree
+            laid_out = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        state.setdefault(int(index), {})[key] = laid_out
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

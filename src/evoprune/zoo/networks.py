@@ -40,7 +40,7 @@ def load_trained(name: str) -> nn.Module:
 
 
 def load_network(name: str) -> tuple[nn.Module, Masks, dict[str, str]]:
-    """A shipped pruned network: the model, its masks, and what its file says about itself.
+    """A shipped pruned network: the model in eval mode, its masks, and what its file says about itself.
 
     Raises:
         EvopruneError: no network has this name.
@@ -53,4 +53,4 @@ def load_network(name: str) -> tuple[nn.Module, Masks, dict[str, str]]:
     tensors, masks, metadata = read_bitmask(path)
     model = load_model(NETWORKS[name])
     load_tensors(model, tensors, path)
-    return model, masks, metadata
+    return model.eval(), masks, metadata

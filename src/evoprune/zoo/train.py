@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from evoprune.core import generator
-from evoprune.training import Recipe, TensorSource, train_epoch
+from evoprune.training import Recipe, TensorSource, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
 from evoprune.zoo.train_state import Epoch, load_state, save_state, settings_of
@@ -66,6 +66,7 @@ def train(
         check_size_fits(model, data.train.inputs, recipe.first_size)
     settings = settings_of(model, data, recipe, seed)
     optimizer = recipe.make_optimizer(model)
+    set_memory_format(model, torch.channels_last)
     history: list[Epoch] = []
     if part.exists() and not restart:
         history = load_state(part, model, optimizer, settings)
@@ -74,7 +75,6 @@ def train(
         shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=data.black, device=device,
     )  # fmt: skip
     mode = model.training
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
         loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=on_step)
@@ -86,7 +86,7 @@ def train(
         save_state(part, model, optimizer, settings, history)
         if on_epoch is not None:
             on_epoch(history[-1])
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    set_memory_format(model, torch.contiguous_format)
     result = {
         "epochs": recipe.epochs,
         **{key: history[-1][key] for key in ("seconds", "train_loss", "val_accuracy")},
