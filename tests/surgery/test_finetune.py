@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Masks
 from evoprune.surgery import FineTuner
-from evoprune.training import Recipe, TensorSource
+from evoprune.training import Recipe, TensorSource, set_memory_format
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
@@ -182,6 +182,15 @@ def test_a_mask_under_data_parallel_names() -> None:
     tune = tuner(net)
     tune.epoch(0, 0)
     assert all(bool((weight[~mask] == 0).all()) for weight, mask in weights_of(net.module))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_are_laid_out_as_torch_does(channels: int) -> None:
+    ours, theirs = (nn.Sequential(nn.Conv2d(channels, 2, 3), nn.Linear(2, 2)) for _ in range(2))
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        set_memory_format(ours, memory_format)
+        theirs.to(memory_format=memory_format)
+        assert [p.stride() for p in ours.parameters()] == [p.stride() for p in theirs.parameters()]
 
 
 def test_parameters_of_five_dimensions_keep_their_layout() -> None:
