@@ -199,6 +199,7 @@ def test_a_plain_function_is_a_score() -> None:
     consistent(result)
     assert result.summary["search"]["evaluations"] <= len(calls)
     assert result.summary["score_name"] == "score"
+    assert not any(calls), "after fine-tuning, too, it sees the model in eval mode"
 
 
 def test_a_score_may_return_a_tensor_or_an_int() -> None:
@@ -257,6 +258,26 @@ def test_a_score_of_minus_infinity_is_a_bad_candidate_not_an_error(tmp_path: Pat
     scores = [s for event in events if event["event"] == "generation" for s in event["candidates"]["score"]]
     assert None in scores
     consistent(result)
+
+
+def test_a_model_that_held_the_floor_is_not_given_up_for_one_that_final_fine_tuning_spoiled() -> None:
+    """Every epoch of a stage costs a little here; the final ones together cost more than the floor allows."""
+    ends: list[tuple[float, bool]] = []
+    epochs = 0
+
+    def listener(event: dict[str, Any]) -> None:
+        nonlocal epochs
+        epochs = epochs + 1 if event["event"] == "epoch" else 0 if event["event"].startswith("stage") else epochs
+        if event["event"] == "stage_end":
+            ends.append((event["model_sparsity"], event["accepted"]))
+
+    result = quick(
+        model(), lambda _: 1 - 0.01 * epochs, listener=listener, max_drop=5, passes=[0.5, 0.9], finetune_epochs=1,
+        final_epochs=10,
+    )  # fmt: skip
+    assert [accepted for _, accepted in ends] == [True, False, False]
+    assert ends[0][0] == ends[2][0] == result.sparsity
+    assert result.score == 1.0
 
 
 def test_a_floor_above_the_dense_score_says_what_that_is() -> None:

@@ -24,9 +24,13 @@ def play(
     layers: list[Layer] = LAYERS,
     trainable: bool = True,
     time_for: int = TOO_MANY,
+    spoils: bool = False,
     **options: Any,
 ) -> tuple[list[Stage], list[Outcome]]:
-    """Stages until the end: a target is kept when `holds` says so; after `time_for` stages the time is up."""
+    """Stages until the end: a target is kept when `holds` says so; after `time_for` stages the time is up.
+
+    With `spoils` the closing fine-tuning leads below the floor.
+    """
     chosen = make_settings(**({"model": "m"} | options))
     stages: list[Stage] = []
     history: list[Outcome] = []
@@ -38,7 +42,7 @@ def play(
             return stages, history
         stages.append(stage)
         assert len(stages) < TOO_MANY, [s.target for s in stages]
-        held = chosen.preset == "original" or not stage.layers or holds(stage.target)
+        held = chosen.preset == "original" or (holds(stage.target) if stage.layers else not spoils)
         spent = stage.final_epochs > 0 and not (stage.only_below_floor and held)
         history.append(Outcome(stage.target, stage.target, 1.0, held, spent))
 
@@ -127,6 +131,17 @@ def test_a_model_that_bears_anything_ends_at_one_weight_a_layer(shape: tuple[int
     found = targets(stages)
     assert found == sorted(set(found))
     assert round((1 - found[-1]) * layers[0].size) == 1
+
+
+@pytest.mark.parametrize("options", [{"max_drop": 0.5}, {"passes": [0.3, 0.95]}, {"sparsity": 0.97}])
+@pytest.mark.parametrize("time_for", [2, TOO_MANY])
+def test_a_closing_fine_tuning_that_leads_below_the_floor_is_not_tried_again(
+    options: dict[str, Any], time_for: int
+) -> None:
+    stages, history = play(lambda target: target <= 0.9, time_for=time_for, spoils=True, **options)
+    assert [stage.layers for stage in stages].count(()) == 1
+    assert stages[-1].layers == ()
+    assert not history[-1].accepted
 
 
 def test_passes_are_taken_as_given_and_end_where_the_floor_fails() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,7 @@ def test_nsga2_ends_a_stage_at_its_target() -> None:
         ({"algorithm": "nsga2", "space": "mixture"}, "space allocation"),
     ],
 )
-def test_what_does_not_go_together_is_said(options: dict[str, str], words: str) -> None:
+def test_what_does_not_go_together_is_said(options: dict[str, str], words: str, tmp_path: Path) -> None:
     with pytest.raises(EvopruneError, match=words):
-        pruned(sparsity=0.5, **options)
+        pruned(sparsity=0.5, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evoprune.core import EvopruneError
+from evoprune.run import make_settings
 from evoprune.search import NSGA2, Population, Shares, non_dominated
 from evoprune.search.pareto import pareto_order
 
@@ -70,3 +71,5 @@ def test_without_pymoo_the_error_says_how_to_install_it(monkeypatch: pytest.Monk
     genomes, traits = algorithm.ask(None, torch.Generator())
     with pytest.raises(EvopruneError, match=r"nsga2 needs pymoo: pip install 'evoprune\[search\]'"):
         algorithm.tell(None, Population(genomes, torch.zeros(4, 2), traits))
+    with pytest.raises(EvopruneError, match="nsga2 needs pymoo"):  # said before a run begins
+        make_settings(model="m", space="allocation", algorithm="nsga2")

@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import Graph, Node, Tracer
 
 from evoprune.core import weight_of
+from evoprune.scoring import eval_mode
 
 __all__ = ["Split", "UnsplittableError", "split_model"]
 
@@ -94,15 +95,11 @@ def _trace(root: nn.Module, varied: set[int]) -> Graph:
     parameters = list(inspect.signature(root.forward).parameters.values())
     # Optional arguments of forward keep their defaults: only the first is the batch.
     defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
-    modes = [(module, module.training) for module in root.modules()]
-    root.eval()
     try:
-        return _Tracer(varied).trace(root, concrete_args=defaults or None)
+        with eval_mode(root):
+            return _Tracer(varied).trace(root, concrete_args=defaults or None)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _only_checks(node: Node) -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import generator, strip_module_prefix
+from evoprune.scoring import eval_mode
 
 __all__ = ["layer_moments"]
 
@@ -50,13 +51,11 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
         for name, module in model.named_modules()
         if strip_module_prefix(name) in wanted and _supported(module)
     ]
-    mode = model.training
-    model.eval()
     try:
-        for batch in inputs.split(batch_size):
-            model(batch)
+        with eval_mode(model):
+            for batch in inputs.split(batch_size):
+                model(batch.clone())  # it may change them in place
     finally:
-        model.train(mode)
         for handle in handles:
             handle.remove()
     return {name: moment.cpu() for name, moment in moments.items()}

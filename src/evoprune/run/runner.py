@@ -237,7 +237,7 @@ class Runner:
         state, floor = self.state, self.floor
         val_score = self._val_score()
         below = floor is not None and val_score < floor
-        held = self.settings.preset == "original" or self.settings.front or not below or not stage.layers
+        held = self.settings.preset == "original" or self.settings.front or not below
         sparsity = sparsity_of(state.now.masks, self.layers)
         tuned = stage.final_epochs > 0 and state.step > stage.epochs
         state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned, below))

@@ -155,7 +155,8 @@ def _ladder(
     if settings.front and sum(outcome.below_floor for outcome in history) >= FRONT_STAGES_BELOW:
         return None
     if (target := _next_target(settings, accepted, failed, costs)) is None or (out_of_time and history):
-        if long and accepted and not accepted[-1].polished:
+        tuned = accepted and any(o.polished and o.target == accepted[-1].target for o in history)  # even in vain
+        if long and accepted and not tuned:
             return Stage(index, "fine-tuning", (), index, accepted[-1].target, 0, final_epochs=long)
         return None
     several = f"{len(names)} layers" if settings.layers else "all layers"

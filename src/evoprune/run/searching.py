@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evoprune.core import Evaluator, EvopruneError, Layer, Scores, generator, resolve_layers
+from evoprune.core import Evaluator, Layer, Scores, generator, resolve_layers
 from evoprune.evaluate import Costs, make_evaluator
 from evoprune.guidance import Advice, advise
 from evoprune.run.objective import mixed_fitness, score_fitness
@@ -18,6 +18,7 @@ from evoprune.run.state import RunState
 from evoprune.run.task import Task
 from evoprune.scoring import DataScore
 from evoprune.search import (
+    ALGORITHMS,
     Algorithm,
     BoundarySwaps,
     BudgetedBits,
@@ -201,9 +202,8 @@ def _default(
     first = None if advice is None else advice.first_mask(weights.sizes, min(keep, int(present.sum())))
     start = present if first is None or front else first
     priority = None if advice is None else advice.order
-    rates = {"crossover_rate": settings.crossover_rate} if settings.algorithm in ("ga", "steady", "nsga2") else {}
-    if front and settings.space != "allocation":
-        raise EvopruneError("--algorithm nsga2 trades score against sparsity: use it with --space allocation")
+    rates = {"crossover_rate": settings.crossover_rate}
+    rates = {name: rate for name, rate in rates.items() if name in ALGORITHMS[settings.algorithm].rates}
     if settings.space == "weights":
         bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
         return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)
@@ -224,6 +224,5 @@ def _default(
         swaps = BoundarySwaps(weights.sizes, ranks, mixture.bits(genome))
         return make_algorithm(settings.algorithm, swaps, settings.population, **rates)
 
-    by_swaps(torch.zeros(len(layers)))  # what cannot be evolved is said at once
     turn = 1 + (settings.generations - 1) // 2 * by_shares.asks_per_generation  # the first population is told at once
     return mixture, InTurn(by_shares, by_swaps, turn)

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evoprune.core import EvopruneError
+from evoprune.run.contradictions import refuse_contradictions
 from evoprune.training import Recipe
 from evoprune.zoo import BUILT_IN
 
@@ -52,7 +53,7 @@ class Settings(BaseModel):
     population: int = Field(12, ge=2)
     generations: int = Field(5, ge=1)
     crossover_rate: float = Field(0.8, ge=0, le=1)
-    mutation_rate: float = Field(0.002, ge=0, le=1)
+    mutation_rate: float = Field(0.002, ge=0, lt=1)
     initial_sparsity: float = Field(0.1, ge=0, lt=1)
 
     finetune_epochs: int = Field(2, ge=0)
@@ -166,18 +167,10 @@ def make_settings(**given: Any) -> Settings:
             defaults |= ORIGINAL_ONE_LAYER
         if "max_drop" in given:
             defaults.pop("floor")
-        if given.get("guidance", "none") != "none":
-            raise EvopruneError("--guidance has no effect with --preset original; leave one of them out")
     elif {"floor", "max_drop", "sparsity"}.isdisjoint(given) and given.get("passes", [1.0])[-1:] == [1.0]:
         defaults["max_drop"] = DEFAULT_MAX_DROP
     defaults |= _default_space(given, preset)
-    _refuse_contradictions(given, preset)
-    if (defaults | given).get("space") == "training":
-        _refuse_beside_training(given)
-    if given.get("budget", "weights") != "weights":
-        _refuse_without_budget(defaults | given)
-    if "floor" in given and "max_drop" in given:
-        raise EvopruneError("--floor and --max-drop say the same thing in two ways; give one of them")
+    refuse_contradictions(given, defaults | given)
     try:
         return Settings(**(defaults | given))
     except ValidationError as error:
@@ -193,59 +186,6 @@ def _default_space(given: dict[str, Any], preset: str) -> dict[str, Any]:
         return {}
     able = given.get("budget", "weights") == "weights" and given.get("finetune_epochs", 1) > 0
     return {"space": "training" if able else "allocation"}
-
-
-def _refuse_contradictions(given: dict[str, Any], preset: str) -> None:
-    """Options that would be ignored in silence are an error instead."""
-    if given.get("layers") == []:
-        raise EvopruneError("layers is empty; name the layers to prune, or leave it out to prune all")
-    if preset == "original" and "sparsity" in given:
-        raise EvopruneError(
-            "--sparsity is not a goal of --preset original, which prunes as far as its fitness leads; use --passes"
-            " for its thresholds, or --preset default"
-        )
-    for name, only in (("algorithm", "ga"), ("space", "weights")):
-        if preset == "original" and given.get(name, only) != only:
-            raise EvopruneError(
-                f"--{name} {given[name]} goes with --preset default: the original preset is one genetic algorithm over"
-                " one bit a weight; leave it out"
-            )
-    if preset == "original" and given.get("front"):
-        raise EvopruneError("--front goes with --preset default: the original preset prunes layer after layer")
-    if given.get("workers", 1) not in (0, 1):
-        raise EvopruneError(f"--workers {given['workers']}: only 1 so far; scoring already uses all cores")
-    if "sparsity" in given and "passes" in given:
-        raise EvopruneError("--sparsity and --passes both set the goal; give one of them")
-    for name in ("alpha", "initial_sparsity"):
-        if name in given and preset != "original":
-            raise EvopruneError(f"--{name.replace('_', '-')} belongs to --preset original; leave it out")
-
-
-def _refuse_beside_training(given: dict[str, Any]) -> None:
-    """Where training itself prunes there is no search."""
-    if given.get("guidance") != "gradient" or given.get("finetune_epochs", 1) == 0:
-        raise EvopruneError(
-            "--space training prunes by the gradients of training: it needs --guidance gradient and epochs"
-        )
-    for name in ("algorithm", "population", "generations", "crossover_rate", "mutation_rate", "scoring"):
-        if name in given:
-            raise EvopruneError(
-                f"--{name.replace('_', '-')} belongs to a search, and with --guidance gradient training itself prunes;"
-                " add --space weights, allocation or mixture to search"
-            )
-
-
-def _refuse_without_budget(chosen: dict[str, Any]) -> None:
-    """A budget in another quantity than weights needs what can keep to it."""
-    option = f"--budget {chosen['budget']}"
-    if chosen.get("preset", "default") == "original":
-        raise EvopruneError(f"{option} goes with --preset default: the original preset keeps to no budget")
-    if chosen.get("space", "weights") == "weights":
-        raise EvopruneError(f"{option} is shared between layers: add --space allocation")
-    if "sparsity" not in chosen:
-        raise EvopruneError(f"{option} needs --sparsity, the share of it that goes")
-    if chosen.get("algorithm") == "nsga2":
-        raise EvopruneError(f"{option} is exact, and --algorithm nsga2 leaves the total free; choose another algorithm")
 
 
 def parse_duration(text: str) -> float:

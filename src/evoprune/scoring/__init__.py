@@ -3,9 +3,9 @@
 from evoprune.scoring.custom import CallableScore, as_score
 from evoprune.scoring.data_score import DataScore
 from evoprune.scoring.measures import Accuracy, Fidelity, NegativeLoss, accuracy, fidelity, loss
-from evoprune.scoring.modes import device_of, evaluating
+from evoprune.scoring.modes import device_of, eval_mode, evaluating
 
 __all__ = [
     "Accuracy", "CallableScore", "DataScore", "Fidelity", "NegativeLoss",
-    "accuracy", "as_score", "device_of", "evaluating", "fidelity", "loss",
+    "accuracy", "as_score", "device_of", "eval_mode", "evaluating", "fidelity", "loss",
 ]  # fmt: skip

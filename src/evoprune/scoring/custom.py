@@ -10,12 +10,16 @@ from torch import nn
 
 from evoprune.core import EvopruneError
 from evoprune.scoring.data_score import DataScore
+from evoprune.scoring.modes import eval_mode
 
 __all__ = ["CallableScore", "as_score"]
 
 
 class CallableScore:
-    """model -> float, higher is better, checked at every call."""
+    """model -> float, higher is better, checked at every call.
+
+    The function is given the model in eval mode, whatever trained it before; its modes are as before afterwards.
+    """
 
     def __init__(self, function: Callable[[nn.Module], Any]) -> None:
         self.function = function
@@ -28,7 +32,8 @@ class CallableScore:
         """
         name = getattr(self.function, "__name__", type(self.function).__name__)
         try:
-            value = self.function(model)
+            with eval_mode(model):
+                value = self.function(model)
         except EvopruneError:
             raise
         except Exception as error:

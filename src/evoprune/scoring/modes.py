@@ -8,13 +8,24 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-__all__ = ["device_of", "evaluating"]
+__all__ = ["device_of", "eval_mode", "evaluating"]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module's mode is as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, full float32; afterwards every module's mode and the random state are as before."""
-    modes = [(module, module.training) for module in model.modules()]
     device = device_of(model)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
@@ -22,12 +33,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        stack.enter_context(eval_mode(model))
+        yield
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["non_dominated", "pareto_order"]
+__all__ = ["load_pymoo", "non_dominated", "pareto_order"]
 
 WORST = 1e300
 
@@ -24,7 +24,7 @@ def non_dominated(fitness: Tensor) -> Tensor:
 
 def pareto_order(fitness: Tensor) -> Tensor:
     """(P, K) -> (P,) positions: front after front, in each the loneliest first; equals stay in order."""
-    sorting, crowding = _pymoo()
+    sorting, crowding = load_pymoo()
     # Infinite losses would leave nothing of a distance between finite ones.
     losses = np.nan_to_num(-fitness.double().numpy(), nan=WORST, posinf=WORST, neginf=-WORST)
     order: list[np.ndarray[Any, Any]] = []
@@ -34,7 +34,12 @@ def pareto_order(fitness: Tensor) -> Tensor:
     return torch.from_numpy(np.concatenate(order))
 
 
-def _pymoo() -> tuple[Any, Any]:
+def load_pymoo() -> tuple[Any, Any]:
+    """What sorts fronts, and what measures how lonely a point of one is.
+
+    Raises:
+        EvopruneError: pymoo is not installed.
+    """
     try:
         from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function  # noqa: PLC0415 (optional)
         from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting  # noqa: PLC0415 (optional)

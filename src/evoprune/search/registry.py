@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,7 @@ from evoprune.search.generational_ga import GenerationalGA
 from evoprune.search.genes import Genes
 from evoprune.search.nsga2 import NSGA2
 from evoprune.search.original_ga import OriginalGA
+from evoprune.search.pareto import load_pymoo
 from evoprune.search.pbil import PBIL
 from evoprune.search.plain_bits import PlainBits
 from evoprune.search.random_search import RandomSearch
@@ -34,12 +35,18 @@ class Entry:
         genes: types of genes that fit.
         hint: what to do when they do not.
         by_length: whether it makes genomes itself and has to know only how long they are.
+        check_installed: raises EvopruneError where a package is missing that it needs.
     """
 
     kind: Callable[..., Algorithm]
     genes: tuple[type, ...] = (BoundarySwaps, BudgetedBits, PlainBits, Shares)
     hint: str = ""
     by_length: bool = False
+    check_installed: Callable[[], object] = lambda: None
+
+    def evolves(self, genes: Iterable[type]) -> bool:
+        """Whether it can evolve genes of all these types."""
+        return all(issubclass(kind, self.genes) for kind in genes)
 
     @property
     def rates(self) -> tuple[str, ...]:
@@ -54,7 +61,7 @@ ALGORITHMS: dict[str, Entry] = {
     "evopress": Entry(EvoPress),
     "cmaes": Entry(CMAES, (Shares,), "real-valued genes: use the space allocation", by_length=True),
     "pbil": Entry(PBIL, (BudgetedBits, PlainBits), "bits: use the space weights"),
-    "nsga2": Entry(NSGA2),
+    "nsga2": Entry(NSGA2, check_installed=load_pymoo),
     "random": Entry(RandomSearch),
 }
 
@@ -74,7 +81,7 @@ def make_algorithm(name: str, genes: Genes, size: int, **rates: Any) -> Algorith
     if name not in ALGORITHMS:
         raise EvopruneError(f"unknown algorithm {name!r}; there are {', '.join(ALGORITHMS)}")
     entry = ALGORITHMS[name]
-    if not isinstance(genes, entry.genes):
+    if not entry.evolves([type(genes)]):
         raise EvopruneError(f"the algorithm {name} needs {entry.hint}; it cannot evolve {type(genes).__name__}")
     for rate in rates:
         if rate not in entry.rates:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from evoprune.core import generator
+from evoprune.scoring import eval_mode
 from evoprune.training import Recipe, TensorSource, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
@@ -109,11 +110,9 @@ def train(
 def accuracy(model: nn.Module, split: Split, batch_size: int = 100) -> float:
     """Share of `split` whose largest logit is the target's; the model's mode is left as found."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    mode = model.training
-    model.eval()
     correct = 0
-    for start in range(0, len(split), batch_size):
-        inputs, targets = (tensor[start : start + batch_size] for tensor in (split.inputs, split.targets))
-        correct += int((model(inputs.to(device)).argmax(1) == targets.to(device)).sum())
-    model.train(mode)
+    with eval_mode(model):
+        for start in range(0, len(split), batch_size):
+            inputs, targets = (tensor[start : start + batch_size] for tensor in (split.inputs, split.targets))
+            correct += int((model(inputs.to(device, copy=True)).argmax(1) == targets.to(device)).sum())
     return correct / len(split.targets)
