@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import evoprune
 from evoprune import EvopruneError, api
+from evoprune.report import write_report
 from evoprune.run import Runner
 from evoprune.run.time_limit import TimeLimit
 
@@ -202,6 +203,17 @@ def test_a_plain_function_is_a_score() -> None:
     assert not any(calls), "after fine-tuning, too, it sees the model in eval mode"
 
 
+def test_an_own_function_called_accuracy_may_have_any_unit() -> None:
+    def accuracy(net: nn.Module) -> float:
+        return 97.5 + margin(net)
+
+    result = quick(model(), accuracy)
+    assert result.summary["score_name"] == "own accuracy"
+    assert "97" in str(result)
+    assert "97.5 %" not in str(result)
+    assert "9750" not in str(result)
+
+
 def test_a_score_may_return_a_tensor_or_an_int() -> None:
     for kind in (torch.tensor, int, np.float32):
         consistent(quick(model(), lambda net, kind=kind: kind(margin(net))))
@@ -258,6 +270,25 @@ def test_a_score_of_minus_infinity_is_a_bad_candidate_not_an_error(tmp_path: Pat
     scores = [s for event in events if event["event"] == "generation" for s in event["candidates"]["score"]]
     assert None in scores
     consistent(result)
+    assert all(point["score"] is not None for point in json.loads((tmp_path / "result.json").read_text())["front"])
+
+
+@pytest.mark.parametrize("guidance", ["wanda", "learned", "gradient"])
+def test_a_guidance_without_anything_to_look_at_is_an_error(guidance: str, tmp_path: Path) -> None:
+    with pytest.raises(EvopruneError, match=f"--guidance {guidance} looks at samples: pass `train`"):
+        quick(model(), margin, train=None, guidance=guidance, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    quick(model(), margin, train=None, guidance="none")
+
+
+def test_stages_of_no_score_are_in_no_front(tmp_path: Path) -> None:
+    """Whatever a stage prunes here is worth nothing, and the next as little."""
+    dense = margin(model())
+    result = quick(
+        model(), lambda net: 0.5 if margin(net) == dense else -float("inf"), out=tmp_path, sparsity=0.9, train=None
+    )
+    assert result.front == []
+    assert write_report(tmp_path).exists()
 
 
 def test_a_model_that_held_the_floor_is_not_given_up_for_one_that_final_fine_tuning_spoiled() -> None:

@@ -128,8 +128,12 @@ def test_the_same_place_in_a_run_gives_the_same_order(kind: str, net: Net, sampl
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_samples_only_magnitudes_are_known(kind: str, net: Net) -> None:
     layers = prunable_layers(net)
-    found = advise(kind, net, layers, half(layers), nothing_left(half(layers)), None, 0.1, (0,))
-    assert (found is None) == (kind != "magnitude")
+    arguments = (kind, net, layers, half(layers), nothing_left(half(layers)), None, 0.1, (0,))
+    if kind in NEED_SAMPLES:
+        with pytest.raises(EvopruneError, match=f"'{kind}' looks at data"):
+            advise(*arguments)
+    else:
+        assert (advise(*arguments) is None) == (kind == "none")
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "gradient"])

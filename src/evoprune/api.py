@@ -38,6 +38,7 @@ from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
 from evoprune.tasks import (
     check_dense,
+    check_guidance,
     check_recalibration,
     device_of_settings,
     given_task,
@@ -104,9 +105,12 @@ def prune(
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     score = as_score(score)
-    name = getattr(score, "function", score)
+    function = getattr(score, "function", score)
+    name = getattr(function, "__name__", type(function).__name__).lower()
+    if function is not score and name == "accuracy":
+        name = "own accuracy"  # in whatever unit: not a share of correct answers, as ours is
     settings.setdefault("model", type(model).__name__)
-    settings.setdefault("score_name", getattr(name, "__name__", type(name).__name__).lower())
+    settings.setdefault("score_name", name)
     if train is None and settings.get("preset", "default") == "default":
         settings.setdefault("generations", UNTUNED_GENERATIONS)
         if settings.get("guidance") == "gradient":
@@ -316,6 +320,7 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)
     costs_of(task, settings)
+    check_guidance(task, settings.guidance)
     if settings.recalibrate:
         check_recalibration(task)
     if settings.first_size and task.samples is not None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, prunable_layers, said
+from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, evaluating
 from evoprune.surgery import batch_norms
@@ -23,6 +24,7 @@ from evoprune.zoo import load_model as load_by_name
 
 __all__ = [
     "check_dense",
+    "check_guidance",
     "check_recalibration",
     "device_of_settings",
     "given_task",
@@ -151,6 +153,19 @@ def check_dense(task: Task, dense_val_score: float) -> None:
                 " trained, and are these its data and labels?",
                 dense_val_score, classes,
             )  # fmt: skip
+
+
+def check_guidance(task: Task, guidance: str) -> None:
+    """Whether there is what the rule `guidance` looks at.
+
+    Raises:
+        EvopruneError: it needs samples, and the run has none.
+    """
+    if task.samples is None and guidance in NEED_SAMPLES:
+        raise EvopruneError(
+            f"--guidance {guidance} looks at samples: pass `train`, or a score built from data such as"
+            " evoprune.accuracy(loader)"
+        )
 
 
 def check_recalibration(task: Task) -> None:

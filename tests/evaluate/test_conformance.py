@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError, prunable_layers
 from evoprune.evaluate import WAYS, ReferenceEvaluator, SampledEvaluator, make_evaluator
 from evoprune.evaluate.graph_runner import GraphRunner
-from evoprune.evaluate.runners import OneByOne
 from evoprune.scoring import Accuracy, DataScore, Fidelity, NegativeLoss
 
 from .conftest import BatchStatistics, make_case
@@ -118,10 +117,9 @@ def test_the_model_is_left_as_found(case: tuple[nn.Module, Tensor, Tensor], meth
 def test_a_model_that_mixes_samples_is_not_batched(caplog: pytest.LogCaptureFixture) -> None:
     model, inputs = BatchStatistics(), torch.randn(40, 8)
     evaluator = make_evaluator(model, Accuracy(inputs, torch.zeros(40).long()), ["a"])
-    assert isinstance(evaluator, SampledEvaluator)
-    assert isinstance(evaluator.runner, OneByOne)
+    assert isinstance(evaluator, ReferenceEvaluator), "batches of another size would give other scores"
     assert [record.name for record in caplog.records] == ["evoprune"]
-    assert "mix" in caplog.text
+    assert "depends on the others of its batch" in caplog.text
 
 
 def test_an_untraceable_model_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

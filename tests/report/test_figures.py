@@ -183,10 +183,19 @@ def caption(run_dir, name):
     return next(drawing.caption for drawing in run_drawings(read_run(run_dir)) if drawing.name == name)
 
 
+def counted(event):
+    """As where nothing is screened; what guidance scored before a stage is no candidate of the search."""
+    if event["event"] == "generation":
+        event["evaluations"] = 300 + 10 * (21 * event["stage"] + event["generation"] + 1)
+    return event
+
+
 def test_candidates_without_a_dot_are_counted_in_the_caption(run_dir):
+    edit(run_dir / "journal.jsonl", counted)
+    assert "no dot" not in caption(run_dir, "candidates")
+
     def some_stopped(event):
         if event["event"] == "generation":
-            event["evaluations"] = 10 * (21 * event["stage"] + event["generation"] + 1)
             event["candidates"]["score"][:4] = [None] * 4
         return event
 
@@ -194,8 +203,16 @@ def test_candidates_without_a_dot_are_counted_in_the_caption(run_dir):
     data = cloud(read_run(run_dir))
     assert (data.candidates, data.stopped) == (5 * 21 * 6, 5 * 21 * 4)
     assert "420 of 1,050 candidates have no dot: they were stopped early" in caption(run_dir, "candidates")
-    edit(run_dir / "journal.jsonl", lambda e: {**e, "evaluations": 630} if e["event"] == "generation" else e)
-    assert "no dot" not in caption(run_dir, "candidates")
+
+
+def test_candidates_that_were_screened_out_are_counted_in_the_caption(run_dir):
+    def screened(event):
+        if event["event"] == "generation":
+            event["evaluations"] = 30 * (21 * event["stage"] + event["generation"])
+        return event
+
+    edit(run_dir / "journal.jsonl", screened)
+    assert cloud(read_run(run_dir)).stopped == 5 * 20 * 20
 
 
 def test_stages_keep_their_number_where_one_between_them_searched_nothing(run_dir):

@@ -143,7 +143,7 @@ def test_the_cost_of_the_search(run_dir):
     search = {"evaluations": 500, "full_evaluations": 370.0, "seconds": 75.2, "peak_memory_mb": 409.6}
     change(run_dir, "result.json", search=search)
     assert headline(read_run(run_dir))[3].detail == (
-        "370.0 full evaluations in 1 min 15 s; stopping early saved 26 % of the samples;"
+        "370.0 full evaluations in 1 min 15 s; 26 % fewer samples than if every candidate had been scored in full;"
         " scoring took at most 410 MiB of memory"
     )
     # A user's function is called once for each candidate, and its memory is not known.

@@ -66,6 +66,12 @@ def make_evaluator(
     if not isinstance(score, DataScore) or not methods or not layers:
         return ReferenceEvaluator(model, score)
     score.bind(model)
+    if _mixes_samples(model, score, torch.device(device)):
+        log.warning(
+            "candidates are scored one by one, which is slower: the model's output for a sample depends on the others"
+            " of its batch"
+        )
+        return ReferenceEvaluator(model, score)
     runner: Runner = OneByOne(model)
     needs = Needs(score.inputs[0].numel(), score.inputs[0].numel(), 0.0)
     if {"prefix", "batched"} & set(methods):
@@ -82,6 +88,19 @@ def make_evaluator(
     if "precision" in methods and bfloat16_suits(evaluator, model, layers):
         evaluator.dtype = torch.bfloat16
     return evaluator
+
+
+def _mixes_samples(model: nn.Module, score: DataScore, device: torch.device) -> bool:
+    """Whether one sample less in a batch changes the outputs of the others."""
+    inputs, outputs = score.inputs[:CHECKED_SAMPLES].to(device), []
+    fewer = len(inputs) - 1
+    if fewer < 2:
+        return False
+    with evaluating(model):
+        for batch in (inputs, inputs[:fewer]):
+            outputs.append(model(batch.clone()))
+            score.check_outputs(outputs[-1], len(batch))
+    return not torch.allclose(outputs[0][:fewer], outputs[1], rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def _check(

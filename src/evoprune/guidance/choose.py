@@ -26,6 +26,8 @@ from evoprune.surgery import one_threshold
 __all__ = ["Advice", "advise", "importances"]
 
 RULES = ("magnitude", "gradient", "wanda")
+NEED_SAMPLES = ("gradient", "wanda", "learned")
+"""Those that say nothing without samples of the data; `none` makes do with any order."""
 LAST_STAGE = 1 << 15
 """No stage has a higher number."""
 TIES = 0xFFFF
@@ -67,7 +69,7 @@ def advise(
     seed_path: tuple[int, ...],
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> Advice | None:
-    """What the guidance `kind` says; None when it needs samples and there are none.
+    """What the guidance `kind` says; None for `none` without samples, which then has any order.
 
     Args:
         kind: `none`, `learned`, `magnitude`, `gradient` or `wanda`.
@@ -79,8 +81,13 @@ def advise(
         smallest: the lowest density that a layer may get, as a share of its present one.
         seed_path: run seed and place in the run, for random numbers.
         on_layer: told how many layers are done, where that takes long (`none`).
+
+    Raises:
+        EvopruneError: `kind` needs samples, and there are none.
     """
-    if samples is None and kind != "magnitude":
+    if samples is None and kind in NEED_SAMPLES:
+        raise EvopruneError(f"guidance {kind!r} looks at data; there are no samples")
+    if samples is None and kind == "none":
         return None
     if samples is not None and kind == "none":
         values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)

@@ -246,7 +246,8 @@ def _search_cost(evaluations: int, full_evaluations: float, seconds: float, memo
     """What scoring cost in samples, time and memory."""
     parts = [f"{full_evaluations:,.1f} full evaluations in {wording.duration(seconds)}"]
     if 0 < full_evaluations < evaluations:
-        parts.append(f"stopping early saved {wording.percent(1 - full_evaluations / evaluations, 0)} of the samples")
+        saved = wording.percent(1 - full_evaluations / evaluations, 0)
+        parts.append(f"{saved} fewer samples than if every candidate had been scored in full")
     if memory_mb:
         parts.append(f"scoring took at most {memory_mb:,.0f} MiB of memory")
     return "; ".join(parts)

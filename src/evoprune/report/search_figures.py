@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -208,9 +209,15 @@ class Cloud:
 
 
 def cloud(run: Run) -> Cloud | None:
-    numbers, labels, sparsity, score, chosen, begun = [], [], [], [], [], 0
+    numbers, labels, sparsity, score, chosen = [], [], [], [], []
+    stopped = 0
     for number, stage in enumerate(run.stages, start=1):
-        begun = max([begun, *(g.evaluations for g in stage.generations)])
+        stopped += sum(value is None for g in stage.generations for value in g.candidates.score)
+        # Those that a search screens out on a few samples are counted, and not listed.
+        stopped += sum(
+            max(0, after.evaluations - before.evaluations - len(after.candidates.score))
+            for before, after in pairwise(stage.generations)
+        )
         dots = [
             (share, value)
             for g in stage.generations
@@ -231,7 +238,7 @@ def cloud(run: Run) -> Cloud | None:
         return None
     every = math.ceil(total / MOST_DOTS)
     thinned = [s[::every] for s in sparsity], [s[::every] for s in score]
-    return Cloud(numbers, labels, *thinned, chosen, total, stopped=max(0, begun - total))
+    return Cloud(numbers, labels, *thinned, chosen, total, stopped)
 
 
 def draw_cloud(data: Cloud, scores: ScoreAxis, theme: Theme) -> Figure:

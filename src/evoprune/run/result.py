@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,10 +128,13 @@ def file_bytes(model: nn.Module) -> int:
 
 
 def non_dominated(points: Sequence[P], score: Callable[[P], float]) -> list[P]:
-    """The points that no other one beats or equals in both sparsity and score, by rising sparsity."""
+    """The points that no other one beats or equals in both sparsity and score, by rising sparsity.
+
+    One that scores minus infinity is no use at any sparsity.
+    """
     best: list[P] = []
     for point in sorted(points, key=lambda p: (-p.sparsity, -score(p))):
-        if not best or score(point) > score(best[-1]):
+        if score(point) > (score(best[-1]) if best else -inf):
             best.append(point)
     return best[::-1]
 

@@ -238,7 +238,7 @@ class Runner:
         val_score = self._val_score()
         below = floor is not None and val_score < floor
         held = self.settings.preset == "original" or self.settings.front or not below
-        sparsity = sparsity_of(state.now.masks, self.layers)
+        sparsity = sparsity_of(state.now.masks, self.task.layers)
         tuned = stage.final_epochs > 0 and state.step > stage.epochs
         state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned, below))
         layers = {layer.name: sparsity_of(state.now.masks, [layer]) for layer in self.layers}

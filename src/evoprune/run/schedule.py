@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage gave: the model's sparsity over the run's layers, its score, and whether it was kept.
+    """What a stage gave: the model's sparsity over all its layers, its score, and whether it was kept.
 
     A stage of a front is kept below the floor, too.
     """

@@ -68,7 +68,7 @@ class Search:
         target: sparsity of the stage.
         front: whether the population is a front of score against sparsity rather than candidates for the target.
         guidance_candidates: models that guidance scored before the first generation.
-        guidance_samples: samples that it scored them on.
+        guidance_samples: samples that it scored them on, in what `evaluator` counts.
     """
 
     space: Space
@@ -171,7 +171,9 @@ def make_search(
             return torch.stack([scores.score, sparsity], dim=1)
         return score_fitness(scores)
 
-    spent = (0, 0) if advice is None else (advice.candidates, advice.samples)
+    spent = (0, 0)
+    if advice is not None:  # of an own function nobody knows the samples: a candidate is one evaluation of it
+        spent = advice.candidates, advice.samples if isinstance(task.val_score, DataScore) else advice.candidates
     return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front, *spent)
 
 
