@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
-from evoprune.guidance import Advice, advise, importances
+from evoprune.guidance import NEED_SAMPLES, Advice, advise, importances
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.magnitude import lamp_scores
 from evoprune.guidance.wanda import input_powers
