@@ -18,8 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
 from evoprune import api
+from evoprune.report.page import notes
 from evoprune.report.read import read_run
 from evoprune.run.journal import Journal
+from evoprune.surgery import FineTuner
 from evoprune.zoo import load_model
 
 Command = Callable[..., Any]
@@ -246,6 +248,23 @@ def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
     assert "evoprune finetune" in events[-4]["command"]
     stages = read_run(copied).stages
     assert [len(stage.epochs) for stage in stages] == [1, 2, 1]
+    assert [" finetune " in command for command in read_run(copied).commands] == [False, True, True]
+    assert "again after each later fine-tuning" in " ".join(notes(read_run(copied)))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finetune_that_is_interrupted_changes_nothing(
+    evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    monkeypatch.setattr(FineTuner, "epoch", interrupted)
+    ran = evoprune("finetune", copied, "--epochs", 2)
+    assert ran.code == 130
+    assert "nothing was changed" in ran.err
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.usefixtures("undrawn")

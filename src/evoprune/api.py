@@ -187,7 +187,14 @@ def finetune(
     """Train the pruned model of a finished run further, its masks kept exactly.
 
     The folder's model.safetensors and result.json are replaced, and the journal goes on; the model from before stays
-    beside as model.before-finetune.safetensors.
+    beside as model.before-finetune.safetensors. Interrupted, it changes nothing.
+
+    Args:
+        run: the run folder.
+        epochs: passes over the training data.
+        learning_rate: highest of the schedule, a cosine; that of the run by default.
+        listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
+        command: what was typed, for the report.
     """
     if epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
@@ -217,19 +224,20 @@ def finetune(
             if listener is not None:
                 listener({"event": "step", "epochs_done": done, "epochs": epochs})
 
-        tell(
-            "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
-            epochs=epochs, command=command,
-        )  # fmt: skip
-        tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
-        val_score = 0.0
-        for epoch in range(epochs):
-            loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage, on_step=show_step)
-            val_score = float(task.val_score(task.model))
-            tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
-        tuner.close()
-        layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
-        tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
+        with journal.all_or_nothing():
+            tell(
+                "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
+                epochs=epochs, command=command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})",
+            )  # fmt: skip
+            tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
+            val_score = 0.0
+            for epoch in range(epochs):
+                loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage, on_step=show_step)
+                val_score = float(task.val_score(task.model))
+                tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
+            tuner.close()
+            layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
+            tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
         seconds = round(time.perf_counter() - begun, 3)
         summary["pruned"] = side(task, task.model, masks, val_score)
         summary["status"] = status_after_finetuning(summary, val_score)
@@ -237,7 +245,7 @@ def finetune(
         summary["finetune"]["seconds"] += seconds
         summary["seconds"] += seconds
         save_tensors(before, folder.path / "model.before-finetune.safetensors")
-        result = Result(task.model, masks, sparsity, val_score, [], summary, folder.path)
+        result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path)
         write_outputs(folder, result, settings)
         write_report(folder.path)
         return result
@@ -279,12 +287,16 @@ def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Re
     model.to(device_of_settings(settings))
     masks = _load_pruned(model, folder, settings)
     layers = prunable_layers(model, settings.include_norm)
-    front = [{name: point[name] for name in ("sparsity", "score")} for point in summary.get("front", [])]
     points = read_points(folder.path, summary, layers)
     score = summary["pruned"]["val_score"]
     if not folder.report.exists():
         write_report(folder.path)
-    return Result(model, masks, sparsity_of(masks, layers), score, front, summary, folder.path, points)
+    return Result(model, masks, sparsity_of(masks, layers), score, _front(summary), summary, folder.path, points)
+
+
+def _front(summary: dict[str, Any]) -> list[dict[str, float]]:
+    """The front of a result.json as a `Result` has it."""
+    return [{name: point[name] for name in ("sparsity", "score")} for point in summary.get("front", [])]
 
 
 def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:

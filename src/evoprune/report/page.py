@@ -87,7 +87,7 @@ def write_report(run_dir: str | Path) -> Path:
             masks_left_out=len(run.masks) - len(masks),
             notes=notes(run),
             settings=_settings(run),
-            command=run.config.get("command"),
+            commands=run.commands,
             versions=_versions(run),
         )
         write_atomic(path, html.encode())
@@ -174,7 +174,11 @@ def notes(run: Run) -> list[str]:
         " the figures of the run show those."
     ]
     if result is None or result.pruned.test_score is not None:
-        lines.append("The test set is read once, at the end of the run, and decides nothing.")
+        later = any(stage.start.command for stage in run.stages)
+        times = (
+            "at the end of the run and again after each later fine-tuning" if later else "once, at the end of the run"
+        )
+        lines.append(f"The test set is read {times}, and decides nothing.")
     else:
         lines.append(f"No test set was given, so no number here is free of selection: measure the {score} on new data.")
     lines.append("Fine-tuning reports its last epoch, not its best; pruned weights stay zero throughout.")

@@ -87,6 +87,13 @@ class Run:
         return None
 
     @property
+    def commands(self) -> list[str]:
+        """What was typed: the run, and every fine-tuning after it."""
+        later = [stage.start.command for stage in self.stages if stage.start.command]
+        first = self.config.get("command")
+        return [first, *later] if isinstance(first, str) else later
+
+    @property
     def last_end(self) -> StageEnd | None:
         """The end of the last stage whose outcome was kept."""
         ends = [stage.end for stage in self.stages if stage.end is not None and stage.end.accepted]

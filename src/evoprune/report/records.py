@@ -158,6 +158,7 @@ class StageStart(Record):
     name: str
     layers: list[str] = []
     target: Number = None
+    command: str | None = None
 
 
 class StageEnd(Record):

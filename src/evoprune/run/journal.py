@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,16 @@ class Journal:
             return cls(path, path.read_bytes().rfind(b"\n") + 1)
         except OSError as error:
             raise EvopruneError(f"cannot read the journal {path}: {error.strerror or error}; put it back") from error
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is appended inside is cut off again if it ends in an error, or is interrupted."""
+        before = self.bytes
+        try:
+            yield
+        except BaseException:
+            Journal(self.path, before)
+            raise
 
     def append(self, event: dict[str, Any]) -> None:
         """Write one event and wait until it is on the disk."""
