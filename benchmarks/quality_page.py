@@ -69,7 +69,7 @@ def tuned_table(trials: Trials, model: str) -> str:
     lines = [
         "| what decides | "
         + " | ".join(f"{target:.1%}" for target in targets)
-        + " | epochs trained | searched, in epochs |"
+        + f" | epochs trained to {targets[-1]:.0%} | searched, in epochs |"
     ]
     lines.append("|---" * (len(targets) + 3) + "|")
     for method, label in LABELS.items():

@@ -312,7 +312,7 @@ def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
     if any(not torch.equal(weights[name], tensor.cpu()) for name, tensor in model.state_dict().items()):
         raise EvopruneError(
             f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged: put both files"
-            " back from a copy, or start over with --overwrite"
+            " back from a copy, or prune again with --overwrite"
         )
     return masks
 

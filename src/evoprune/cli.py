@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -62,7 +63,7 @@ class Device(StrEnum):
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print result.json on stdout instead of tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Model = Annotated[
@@ -81,6 +82,21 @@ DataName = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"evoprune {version('evoprune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that belong to no command."""
+
+
 @app.command()
 def prune(
     model: Model,
@@ -97,14 +113,19 @@ def prune(
     budget: Annotated[
         str | None, typer.Option(help="What --sparsity is a share of: weights (default), parameters, flops or bytes.")
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="original: exactly the reference system.")] = Preset.default,
+    preset: Annotated[
+        Preset, typer.Option(help="original: the reference system's search and numbers.")
+    ] = Preset.default,
     guidance: Annotated[Guidance, typer.Option(help="What biases proposals; fitness decides.")] = Guidance.none,
     algorithm: Annotated[
         str | None, typer.Option(help="steady (default), ga, evopress, cmaes, pbil, nsga2 or random.")
     ] = None,
-    floor: Annotated[float | None, typer.Option(help="Validation score to keep.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points of validation score that may be lost.")] = None,
-    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach.")] = None,
+    floor: Annotated[float | None, typer.Option(help="Validation score to keep; accuracy from 0 to 1.")] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of validation score that may be lost: 0.5 of accuracy 0.99 leaves 0.985."),
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach, from 0 to 1.")] = None,
     passes: Annotated[str | None, typer.Option(help="Sparsity of each pass, such as 0.6,1.0.")] = None,
     front: Annotated[
         bool, typer.Option("--front", help="Keep every stage's model; the floor picks the result.")
@@ -112,8 +133,12 @@ def prune(
     alpha: Annotated[float | None, typer.Option(help="Weight of sparsity in the original fitness.")] = None,
     population: Annotated[int | None, typer.Option(help="Genomes.")] = None,
     generations: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
-    crossover_rate: Annotated[float | None, typer.Option()] = None,
-    mutation_rate: Annotated[float | None, typer.Option()] = None,
+    crossover_rate: Annotated[
+        float | None, typer.Option(help="Probability that a child has two parents; of ga, steady and nsga2.")
+    ] = None,
+    mutation_rate: Annotated[
+        float | None, typer.Option(help="First share of bits that a mutation moves; of space weights.")
+    ] = None,
     initial_sparsity: Annotated[float | None, typer.Option(help="Of the original preset's first genomes.")] = None,
     finetune_epochs: Annotated[
         int | None, typer.Option(help="After each stage; half while over 15 % of the weights stay.")
@@ -149,7 +174,7 @@ def prune(
         str | None, typer.Option(help="Fast ways to use, of prefix,batched,racing,precision (all), or reference.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    device: Annotated[Device, typer.Option()] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.auto,
     workers: Annotated[int, typer.Option(help="Processes (1 so far).")] = 1,
     threads: Annotated[int | None, typer.Option(help="Of PyTorch; its own choice by default.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/MODEL by default.")] = None,

@@ -93,7 +93,7 @@ def named_task(
     if settings.data_digest not in (None, digest):
         changed = f"the data {name} is not what it was when the run began"
         if same_data:
-            raise EvopruneError(f"{changed}; put it back, or start over with --overwrite")
+            raise EvopruneError(f"{changed}; put it back, or prune again with --overwrite")
         log.warning("%s; scores cannot be compared with the recorded ones", changed)
     check_data_fits(model, data)
     device = device_of_settings(settings)
@@ -186,7 +186,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise EvopruneError(
-            f"cannot read {path}: {error}; the run folder is damaged: put the file back from a copy, or start over"
+            f"cannot read {path}: {error}; the run folder is damaged: put the file back from a copy, or prune again"
             " with --overwrite"
         ) from error
 

@@ -116,6 +116,7 @@ def test_out_of_range_is_one_line_that_names_the_option(field: str, value: Any) 
     [({"preset": "original", "sparsity": 0.9}, "--sparsity"), ({"sparsity": 0.9, "passes": [0.5]}, "--passes"),
      ({"algorithm": "cmaes", "space": "allocation", "crossover_rate": 0.5}, "--crossover-rate"),
      ({"space": "allocation", "mutation_rate": 0.5}, "--mutation-rate"), ({"alpha": 0.5}, "--alpha"),
+     ({"space": "channels"}, "--space channels is not there yet"),
      ({"initial_sparsity": 0.2}, "--initial-sparsity"), ({"layers": []}, "layers")],
 )  # fmt: skip
 def test_options_that_would_be_ignored_are_refused(given: dict[str, Any], says: str) -> None:

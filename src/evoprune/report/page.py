@@ -184,8 +184,8 @@ def notes(run: Run) -> list[str]:
     lines.append("Fine-tuning reports its last epoch, not its best; pruned weights stay zero throughout.")
     lines.append(
         "Zeros alone do not make a dense kernel faster: this model does the same multiplications as before."
-        " To gain time, prune whole channels or blocks and shrink the layers (structured pruning), use a"
-        " pattern the hardware knows (2:4), or run it on a runtime with sparse kernels; then measure."
+        " To gain time, run it on a runtime with sparse kernels, and measure; pruning whole channels, or a pattern"
+        " that the hardware knows (2:4), would help more, and evoprune does neither yet."
     )
     lines.append(
         "A file with zeros in place is as large as before; it shrinks only when it is stored sparsely or compressed."

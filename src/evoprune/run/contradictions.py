@@ -21,6 +21,7 @@ NOT_ORIGINAL: dict[str, tuple[Any, str]] = {
 """What the original preset has no choice in: the value that it has, and what it does instead."""
 ONLY_ORIGINAL = ("alpha", "initial_sparsity")
 ONLY_SEARCH = ("algorithm", "population", "generations", "crossover_rate", "mutation_rate", "scoring")
+NOT_YET = ("channels", "2:4")
 GENES: dict[str, tuple[type, ...]] = {
     "weights": (BudgetedBits,),
     "allocation": (Shares,),
@@ -39,6 +40,8 @@ def refuse_contradictions(given: Mapping[str, Any], chosen: Mapping[str, Any]) -
     original = chosen.get("preset") == "original"
     if given.get("layers") == []:
         raise EvopruneError("layers is empty; name the layers to prune, or leave it out to prune all")
+    if given.get("space") in NOT_YET:
+        raise EvopruneError(f"--space {given['space']} is not there yet; there are {', '.join(GENES)} and training")
     if given.get("workers", 1) not in (0, 1):
         raise EvopruneError(f"--workers {given['workers']}: only 1 so far; scoring already uses all cores")
     if original:

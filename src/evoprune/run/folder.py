@@ -170,7 +170,7 @@ class Folder:
             ) from None
         except FileNotFoundError:
             raise EvopruneError(
-                f"{self.state} is missing, where the run keeps what it goes on from; put it back, or start over with"
+                f"{self.state} is missing, where the run keeps what it goes on from; put it back, or prune again with"
                 " --overwrite"
             ) from None
         except OSError as error:

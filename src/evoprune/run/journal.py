@@ -36,7 +36,9 @@ class Journal:
         if path is None:
             return
         if keep_bytes > (path.stat().st_size if path.exists() else 0):
-            raise EvopruneError(f"{path} has lost events that the run had; put it back, or start over with --overwrite")
+            raise EvopruneError(
+                f"{path} has lost events that the run had; put it back, or prune again with --overwrite"
+            )
         self.next_stage = _next_stage(path, keep_bytes)
         try:
             with path.open("ab") as file:
@@ -89,6 +91,6 @@ def _next_stage(path: Path, keep_bytes: int) -> int:
                 last = max(last, int(event["stage"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EvopruneError(
-                f"{path} is damaged at line {number}; put it back from a copy, or start over with --overwrite"
+                f"{path} is damaged at line {number}; put it back from a copy, or prune again with --overwrite"
             ) from error
     return last + 1

@@ -311,7 +311,7 @@ class Runner:
             if not fits:
                 raise EvopruneError(
                     f"{folder.snapshot} does not fit the model: other layers or shapes; go on with the model that the"
-                    " run began with, or start over with --overwrite"
+                    " run began with, or prune again with --overwrite"
                 )
 
     def _tell(self, event: str, **content: Any) -> None:

@@ -22,7 +22,9 @@ def fetch(name: str) -> Path:
     folder = cache_folder() / name
     if folder.is_dir() and split_files(folder, "train") and split_files(folder, "test"):
         return folder
-    instead = "pass a folder of parquet splits instead (--data DIR), or --data mnist-sample"
+    instead = "pass a folder of parquet splits instead (--data DIR)"
+    if name == "mnist":
+        instead += ", or --data mnist-sample"
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 (optional)
     except ImportError as error:
