@@ -222,7 +222,7 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
     targets = source.targets if isinstance(source, TensorSource) else samples[1]
     try:
         with evaluating(model):
-            outputs = model(samples[0][:2])
+            outputs = model(samples[0][:2].clone())
         F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(

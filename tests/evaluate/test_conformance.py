@@ -122,6 +122,30 @@ def test_a_model_that_mixes_samples_is_not_batched(caplog: pytest.LogCaptureFixt
     assert "depends on the others of its batch" in caplog.text
 
 
+class OwnConstant(nn.Module):
+    """Makes a tensor in `forward`, for which tracing puts an attribute on the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        return self.a(x) * torch.tensor([1.0, 2.0, 0.5, 1.5])
+
+
+def test_tracing_leaves_nothing_on_the_model() -> None:
+    torch.manual_seed(0)
+    model, inputs = OwnConstant(), torch.randn(40, 8)
+    score, before = Accuracy(inputs, model(inputs).argmax(1)), set(vars(model))
+    evaluator = make_evaluator(model, score, ["a"])
+    assert isinstance(evaluator, SampledEvaluator)
+    assert isinstance(evaluator.runner, GraphRunner)
+    assert set(vars(model)) == before
+    plans = random_plans(model, ["a"])
+    assert torch.equal(evaluator(plans).score, ReferenceEvaluator(model, score)(plans).score)
+
+
 def test_an_untraceable_model_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     model, inputs, targets = make_case("branching")
     evaluator = make_evaluator(model, Accuracy(inputs, targets), ["a"])

@@ -119,7 +119,7 @@ def _uses(model: nn.Module, layers: Sequence[Layer], sample: Tensor | None) -> d
     if sample is None:
         raise EvopruneError("--budget flops runs the model on one input; pass train=..., or a score built from data")
     with _counted(model, layers) as uses, evaluating(model):
-        model(sample.to(next(model.parameters()).device))
+        model(sample.to(next(model.parameters()).device, copy=True))
     for layer in layers:
         if not uses[layer.name]:
             raise EvopruneError(

@@ -37,6 +37,7 @@ class Split:
         output: the node that is the model's output.
         from_input: nodes that depend on the model's input, whose first dimension is the batch.
         last_reader: value -> the varied node that reads it last.
+        constants: tensors that `forward` itself made, by the names that nodes have for them.
     """
 
     root: nn.Module
@@ -46,6 +47,14 @@ class Split:
     frontier: list[Node] = field(default_factory=list)
     from_input: set[Node] = field(default_factory=set)
     last_reader: dict[Node, Node] = field(default_factory=dict)
+    constants: dict[str, object] = field(default_factory=dict)
+
+    def attribute(self, path: str) -> object:
+        """What a node of the kind `get_attr` stands for."""
+        if path in self.constants:
+            return self.constants[path]
+        owner, _, name = path.rpartition(".")
+        return getattr(self.root.get_submodule(owner), name)
 
 
 class _Tracer(Tracer):
@@ -68,8 +77,8 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
     """
     weights = {id(weight_of(model, name)) for name in layers}
     root: nn.Module = model.module if isinstance(model, nn.DataParallel) else model
-    graph = _trace(root, weights)
-    split = Split(root, [], [], output=next(iter(graph.nodes)))
+    graph, constants = _trace(root, weights)
+    split = Split(root, [], [], output=next(iter(graph.nodes)), constants=constants)
     varied: set[Node] = set()
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in graph.nodes:
@@ -78,7 +87,7 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
                 raise UnsplittableError("its output is not one tensor")
             split.output = node.args[0]
         elif not _only_checks(node):
-            if node.op == "get_attr" and id(_attribute(root, str(node.target))) in weights:
+            if node.op == "get_attr" and id(split.attribute(str(node.target))) in weights:
                 raise UnsplittableError(f"it uses {node.target} outside of its layer")
             if node is inputs[0] or any(source in split.from_input for source in node.all_input_nodes):
                 split.from_input.add(node)
@@ -91,25 +100,25 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
     return split
 
 
-def _trace(root: nn.Module, varied: set[int]) -> Graph:
+def _trace(root: nn.Module, varied: set[int]) -> tuple[Graph, dict[str, object]]:
+    """The graph, and the constants that tracing had put on `root`, taken off again."""
     parameters = list(inspect.signature(root.forward).parameters.values())
     # Optional arguments of forward keep their defaults: only the first is the batch.
     defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
+    before = set(vars(root))
     try:
         with eval_mode(root):
-            return _Tracer(varied).trace(root, concrete_args=defaults or None)
+            graph = _Tracer(varied).trace(root, concrete_args=defaults or None)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    finally:
+        constants = {name: vars(root).pop(name) for name in set(vars(root)) - before}
+    return graph, constants
 
 
 def _only_checks(node: Node) -> bool:
     """Assertions that fx adds about arguments with a default."""
     return node.target is torch._assert or "_assert" in getattr(node.target, "__name__", "")
-
-
-def _attribute(root: nn.Module, path: str) -> object:
-    owner, _, name = path.rpartition(".")
-    return getattr(root.get_submodule(owner), name)
 
 
 def _has_varied_weight(root: nn.Module, node: Node, weights: set[int]) -> bool:

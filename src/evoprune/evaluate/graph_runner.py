@@ -209,8 +209,7 @@ class GraphRunner:
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        owner, _, name = str(node.target).rpartition(".")
-        return getattr(self.root.get_submodule(owner), name)
+        return self.split.attribute(str(node.target))
 
 
 ELEMENTWISE: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {

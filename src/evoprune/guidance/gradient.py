@@ -42,7 +42,8 @@ def gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, 
     try:
         with evaluating(model), torch.enable_grad():
             for batch, labels in batches:
-                gradients = torch.autograd.grad(F.cross_entropy(model(batch), labels), weights, allow_unused=True)
+                loss = F.cross_entropy(model(batch.clone()), labels)  # it may change them in place
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:
                         square.add_(gradient.square(), alpha=1 / len(batches))

@@ -66,7 +66,7 @@ def learned_ranks(
     """
     inputs = inputs[:SAMPLES]
     with evaluating(model):
-        outputs = model(inputs[:2])
+        outputs = model(inputs[:2].clone())
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         raise EvopruneError("guidance learned needs a model whose outputs are (B, C); choose another guidance")
     score = Fidelity(inputs, torch.zeros(len(inputs), dtype=torch.int64))  # it compares outputs; targets are not read

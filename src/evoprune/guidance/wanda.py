@@ -65,7 +65,7 @@ def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_s
     try:
         with evaluating(model):
             for batch in inputs.split(batch_size):
-                model(batch)
+                model(batch.clone())  # it may change them in place
     finally:
         for handle in handles:
             handle.remove()

@@ -37,7 +37,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
             norm.train()
         try:
             for batch in inputs.tensor_split(math.ceil(len(inputs) / batch_size)):
-                model(batch)
+                model(batch.clone())  # it may change them in place
         finally:
             for norm, value in zip(norms, momentum, strict=True):
                 norm.momentum = value

@@ -52,13 +52,15 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             inputs = _scaled(images, recipe, epoch)
+            taught = answers
+            if teacher is not None and answers is None:
+                with torch.no_grad(), recipe.autocast(device):
+                    taught = teacher(inputs.clone()).float()  # either model may change its inputs in place
             with recipe.autocast(device):
                 logits = model(inputs).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            if teacher is not None:
-                with torch.no_grad(), recipe.autocast(device):
-                    target = teacher(inputs).float() if answers is None else answers
-                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, target, recipe.temperature)
+            if teacher is not None and taught is not None:
+                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, taught, recipe.temperature)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -102,7 +102,7 @@ class TensorSource:
         """
         self.answers = None
         if not self.shift and not self.flip and not self.cutout:
-            self.answers = torch.cat([teacher(part) for part in self.inputs.split(batch_size)])
+            self.answers = torch.cat([teacher(part.clone()) for part in self.inputs.split(batch_size)])
 
     def _windows(self) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
@@ -173,7 +173,8 @@ class LoaderSource:
                 raise EvopruneError(
                     f"the training data gives {type(batch).__name__} where (inputs, targets) was expected"
                 ) from error
-            yield Batch(inputs.to(self.device), targets.to(self.device))
+            # A model may change its inputs in place, and a list of batches is iterated again.
+            yield Batch(inputs.to(self.device, copy=True), targets.to(self.device))
 
 
 class FirstSteps:

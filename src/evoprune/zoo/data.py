@@ -112,7 +112,7 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
     device = next((p.device for p in model.parameters()), inputs.device)
     try:
         with seeded(0), evaluating(model), torch.no_grad():
-            logits = model(inputs.to(device))
+            logits = model(inputs.to(device, copy=True))
     except Exception as error:  # whatever a user's model says about these inputs
         raise EvopruneError(
             f"the model cannot take images (C, H, W) = {shape} of data {data.name}: {said(error)}"
