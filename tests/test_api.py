@@ -203,6 +203,11 @@ def test_a_plain_function_is_a_score() -> None:
     assert not any(calls), "after fine-tuning, too, it sees the model in eval mode"
 
 
+def test_what_only_the_command_knows_is_refused() -> None:
+    with pytest.raises(EvopruneError, match="checkpoint is for the command"):
+        quick(model(), checkpoint="weights.safetensors")
+
+
 def test_an_own_function_called_accuracy_may_have_any_unit() -> None:
     def accuracy(net: nn.Module) -> float:
         return 97.5 + margin(net)

@@ -58,6 +58,8 @@ FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
 RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
 """What `evaluate` measures and compares; the file of a shipped network says it of itself."""
+NAMED_ONLY = {"checkpoint", "data", "data_digest", "directory", "has_train", "has_test"}
+"""Settings that `prune` does not take: it is given objects."""
 UNTUNED_GENERATIONS = 40
 """By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
 
@@ -104,6 +106,10 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if named := sorted(NAMED_ONLY & settings.keys()):
+        raise EvopruneError(
+            f"{named[0]} is for the command `evoprune prune`; here give the model and the score themselves"
+        )
     score = as_score(score)
     function = getattr(score, "function", score)
     name = getattr(function, "__name__", type(function).__name__).lower()

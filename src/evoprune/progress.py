@@ -130,7 +130,7 @@ class ProgressView:
         left = None if total is None or done == before else (now - began) * (total - done) / (done - before)
         if before == 0:  # what comes first prepares what the others find ready: it says little of their pace
             self.since = now, done
-            left = left if done >= 1 else None
+            left = left if 1 <= done < 2 else None  # nor does a part that a resumed run goes on with
         if self.bar is not None:
             if self.task is None:
                 self._begin(total, text)

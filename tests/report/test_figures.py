@@ -242,10 +242,27 @@ def test_a_search_at_one_sparsity_is_not_described_as_a_range(run_dir):
     assert "all of its candidates have the stage's sparsity" in caption(run_dir, "sparsity_by_generation")
 
 
-def test_epochs_that_were_tried_twice_are_accounted_for(run_dir):
-    assert "tried" not in caption(run_dir, "finetuning")
-    edit(run_dir / "result.json", lambda e: e | {"finetune": {"epochs": 5 * 3 + 10 + 9}})
-    assert "9 more were tried and not kept" in caption(run_dir, "finetuning")
+def test_a_stage_whose_layer_begins_with_an_underscore_is_in_the_legend(run_dir):
+    edit(run_dir / "journal.jsonl", lambda e: e | {"name": "_head"} if e.get("stage") == 0 and "name" in e else e)
+    drawing = next(d for d in run_drawings(read_run(run_dir)) if d.name == "candidates").draw(LIGHT)
+    assert " _head" in [text.get_text() for text in drawing.legends[0].get_texts()]
+
+
+def test_the_mask_of_a_transposed_convolution_has_outputs_in_rows(run_dir):
+    """Its weight is (in, out, *kernel)."""
+
+    def transposed(content):
+        for row in content["layers"]:
+            row["kind"] = "ConvTranspose2d" if row["name"] == "feature.3" else row["kind"]
+        return content
+
+    def size():
+        drawn = next(d for d in mask_drawings(read_run(run_dir)) if d.title == "feature.3")
+        return drawn.draw.args[0].pixels.shape
+
+    height, width = size()
+    edit(run_dir / "result.json", transposed)
+    assert size() == (width, height)
 
 
 def test_more_stages_than_colours_get_a_ramp():

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import evoprune
 from evoprune import EvopruneError
-from evoprune.core import Layer, Masks, weight_of
+from evoprune.core import Layer, Masks, Scores, weight_of
 from evoprune.guidance.learned import CANDIDATES
 from evoprune.run import searching
+from evoprune.run.objective import mixed_fitness
 
 QUICK = {"population": 4, "generations": 2, "finetune_epochs": 1, "final_epochs": 1, "threads": 1}
 
@@ -112,3 +113,12 @@ def test_what_does_not_go_together_is_said(options: dict[str, str], words: str, 
     with pytest.raises(EvopruneError, match=words):
         pruned(sparsity=0.5, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_under_a_floor_below_zero_nothing_seems_better_than_above_it() -> None:
+    """Scores far below zero outweigh any sparsity."""
+    scores = Scores(torch.tensor([-20.0, -50.0]), None, torch.ones(2, dtype=torch.bool), 2)
+    above, below = mixed_fitness(scores, torch.tensor([0.1, 0.9]), 0.8, -30.0)[:, 0].tolist()
+    assert above == pytest.approx(0.8 * 0.1 - 0.2 * 20)
+    assert below < above
+    assert mixed_fitness(scores, torch.tensor([0.1, 0.9]), 0.8, 0.5).tolist() == [[0.0], [0.0]]

@@ -8,7 +8,6 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from evoprune.report import wording
 from evoprune.report.axes import score_axis
 from evoprune.report.front_figure import draw_front, front
 from evoprune.report.mask_figures import draw_mask, mask_image
@@ -128,14 +127,11 @@ def run_drawings(run: Run) -> list[Drawing]:
             )
         )
     if (tuned := finetuning(run)) is not None:
-        tried = run.result.finetune.epochs - len(tuned.score) if run.result is not None else 0
-        left_out = f" {wording.count(tried)} more were tried and not kept, and are not drawn." if tried > 0 else ""
         drawings.append(
             Drawing(
                 "finetuning",
                 "Fine-tuning",
-                f"Validation {score} after each epoch; this report's numbers are from the last epoch, not the"
-                f" best.{left_out}",
+                f"Validation {score} after each epoch; this report's numbers are from the last epoch, not the best.",
                 partial(draw_finetuning, tuned, scores),
             )
         )
@@ -145,10 +141,14 @@ def run_drawings(run: Run) -> list[Drawing]:
 def mask_drawings(run: Run) -> list[Drawing]:
     """The masks of layers with a weight of two dimensions or more: all, or 24 evenly taken."""
     names = [name for name in _in_model_order(run) if run.masks[name].dim() >= 2 and run.masks[name].numel()]
+    kinds = {row.name: row.kind or "" for row in run.layers}
     every = -(-len(names) // MOST_MASKS)
     drawings = []
     for index, name in enumerate(names[:: max(every, 1)]):
-        image = mask_image(run.masks[name])
+        mask = run.masks[name]
+        if kinds.get(name, "").startswith("ConvTranspose"):  # its weight is (in, out, *kernel)
+            mask = mask.transpose(0, 1)
+        image = mask_image(mask)
         drawings.append(Drawing(f"mask_{index:02d}_{_file_part(name)}", name, image.note, partial(draw_mask, image)))
     return drawings
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from evoprune.report.axes import Break, ScoreAxis, draw_breaks, draw_levels, draw_stage_bar, mean, nan, spans
 from evoprune.report.read import Run
 from evoprune.report.records import Generation
-from evoprune.report.style import Theme, figure, legend_below, stage_colors, style
+from evoprune.report.style import Theme, figure, legend_below, legend_name, stage_colors, style
 
 __all__ = [
     "MOST_PANELS", "Cloud", "Curve", "Panel", "SearchHistory", "cloud", "draw_cloud", "draw_search_history",
@@ -70,7 +70,7 @@ def sparsity_by_generation(run: Run) -> list[Panel]:
         ranges = [[s for s in [*g.candidates.sparsity, g.best.sparsity] if s is not None] for g in generations]
         curve = Curve(
             number=number,
-            label=stage.label,
+            label=legend_name(stage.label),
             generation=[before + g.generation for g in generations],
             best=[nan(g.best.sparsity) for g in generations],
             lowest=[min(values) for values in ranges],
@@ -253,7 +253,7 @@ def draw_cloud(data: Cloud, scores: ScoreAxis, theme: Theme) -> Figure:
             [100 * s for s in share],
             scores.scale(score),
             color=color,
-            label=label,
+            label=legend_name(label),
             linewidths=0,
             s=size,
             alpha=alpha,

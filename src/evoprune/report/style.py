@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "figure", "legend_below", "png", "stage_colors", "style", "write"]
+__all__ = ["DARK", "LIGHT", "Theme", "figure", "legend_below", "legend_name", "png", "stage_colors", "style", "write"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ def legend_below(drawing: Figure, panels: Sequence[Axes], theme: Theme, columns:
     )  # fmt: skip
     for text in box.get_texts():
         text.set_parse_math(False)
+
+
+def legend_name(name: str) -> str:
+    """A name of the user's as a legend shows it: matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def stage_colors(theme: Theme, numbers: Sequence[int]) -> list[Any]:

@@ -11,9 +11,13 @@ __all__ = ["mixed_fitness", "score_fitness"]
 
 
 def mixed_fitness(scores: Scores, sparsity: Tensor, alpha: float, floor: float) -> Tensor:
-    """The reference system's fitness, (P, 1): alpha * sparsity + (1 - alpha) * score, 0 under the floor."""
+    """The reference system's fitness, (P, 1): alpha * sparsity + (1 - alpha) * score, 0 under the floor.
+
+    Where the floor is below zero a fitness may be, too: then what lies under the floor has minus infinity.
+    """
+    worst = 0.0 if floor >= 0 else -float("inf")
     fitness = alpha * sparsity + (1 - alpha) * scores.score
-    return torch.where(scores.score >= floor, fitness, 0.0)[:, None]
+    return torch.where(scores.score >= floor, fitness, worst)[:, None]
 
 
 def score_fitness(scores: Scores) -> Tensor:

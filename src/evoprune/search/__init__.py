@@ -16,7 +16,6 @@ from evoprune.search.genes import BitGenes, Genes, Proposal
 from evoprune.search.in_turn import InTurn
 from evoprune.search.nsga2 import NSGA2
 from evoprune.search.original_ga import OriginalGA
-from evoprune.search.pareto import non_dominated
 from evoprune.search.pbil import PBIL
 from evoprune.search.plain_bits import PlainBits
 from evoprune.search.random_search import RandomSearch
@@ -29,5 +28,5 @@ __all__ = [
     "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BoundarySwaps", "BudgetedBits", "EvoPress",
     "GenerationalGA", "Genes", "InTurn", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch",
     "Screening", "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm",
-    "nested_ranks", "non_dominated", "share_budget", "share_costs",
+    "nested_ranks", "share_budget", "share_costs",
 ]  # fmt: skip

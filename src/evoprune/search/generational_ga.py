@@ -1,4 +1,4 @@
-"""The default genetic algorithm: all children at once, the best of parents and children survive.
+"""The genetic algorithm `ga`: all children at once, the best of parents and children survive.
 
 (mu + lambda) selection: Schwefel, "Numerical Optimization of Computer Models", 1981. Parents win tournaments of
 two: Goldberg and Deb, "A Comparative Analysis of Selection Schemes", 1991.

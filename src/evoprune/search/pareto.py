@@ -10,16 +10,9 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["load_pymoo", "non_dominated", "pareto_order"]
+__all__ = ["load_pymoo", "pareto_order"]
 
 WORST = 1e300
-
-
-def non_dominated(fitness: Tensor) -> Tensor:
-    """(P, K) -> (P,) bool, True where no other row is at least as good in all columns and better in one."""
-    as_good = (fitness[None] >= fitness[:, None]).all(2)
-    better = (fitness[None] > fitness[:, None]).any(2)
-    return ~(as_good & better).any(1)
 
 
 def pareto_order(fitness: Tensor) -> Tensor:
