@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import baselines
@@ -30,12 +34,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import evoprune
-from evoprune.core import Layer, Masks, generator, prunable_layers, sparsity_of, weight_of
+from evoprune.core import Layer, Masks, generator, prunable_layers, sparsity_of
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy
 from evoprune.storage import save_tensors
-from evoprune.surgery import FineTuner, save_masks
+from evoprune.surgery import FineTuner, load_masks, save_masks
 from evoprune.training import TensorSource
 from evoprune.zoo import BUILT_IN, Data, default_checkpoint, load_checkpoint, load_data, load_model
 
@@ -88,38 +92,45 @@ def source_of(data: Data, settings: Settings) -> TensorSource:
     return TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
 
 
-def by_evoprune(dense: nn.Module, data: Data, settings: Settings, report: Report) -> None:
-    """What `evoprune prune` does; reports each stage that reaches one of its goals."""
-    model, layers, stage = copy.deepcopy(dense), prunable_layers(dense), dict[str, Any]()
-    test = Accuracy(data.test.inputs, data.test.targets)
-    done = {"epochs": 0, "search_seconds": 0.0, "evaluations": 0}
+def by_evoprune(dense: nn.Module, data: Data, settings: Settings, folder: Path, report: Report) -> None:
+    """What `evoprune prune` does, or goes on with; reports each stage that reaches one of its goals."""
+    model, layers, test = copy.deepcopy(dense), prunable_layers(dense), Accuracy(data.test.inputs, data.test.targets)
 
     def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "stage_start":
-            stage.update(event)
-        elif event["event"] == "generation":
-            done["evaluations"] = event["evaluations"]
-            stage["searched"] = event["seconds"] - stage["seconds"]
-        elif event["event"] == "epoch":
-            done["epochs"] += 1
-        elif event["event"] == "stage_end":
-            done["search_seconds"] += stage.pop("searched", 0.0)
-            if stage["target"] not in goals(settings):
-                return
-            trained = max(event["seconds"] - done["search_seconds"], 1e-9)
-            masks = {layer.name: weight_of(model, layer.name) != 0 for layer in layers}
-            report(stage["target"], model, masks, {
-                "val_score": event["val_score"], "test_score": float(test(model)),
-                "epochs": done["epochs"], "search_epochs": done["search_seconds"] * done["epochs"] / trained,
-                "evaluations": done["evaluations"], "seconds": event["seconds"],
-            })  # fmt: skip
+        if event["event"] != "stage_end":
+            return
+        events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+        target = next(old["target"] for old in reversed(events) if old["event"] == "stage_start")
+        if target in goals(settings):
+            masks = load_masks(folder / "masks.safetensors", layers)
+            figures = {"val_score": event["val_score"], "test_score": float(test(model)), "seconds": event["seconds"]}
+            report(target, model, masks, figures | spent(events))
 
+    score, train = Accuracy(data.val.inputs, data.val.targets), source_of(data, settings)
+    if (folder / "config.json").exists():
+        evoprune.resume(folder, model, score, train=train, inplace=True, listener=listen)
+        return
     # A model's own defaults may name a population where nothing is searched.
     unused = {"threads", "model"} | ({"population"} if settings.tightens else set())
     evoprune.prune(
-        model, Accuracy(data.val.inputs, data.val.targets), train=source_of(data, settings), inplace=True,
-        listener=listen, **settings.model_dump(exclude_unset=True, exclude=unused),
+        model, score, train=train, inplace=True, out=folder, listener=listen,
+        **settings.model_dump(exclude_unset=True, exclude=unused),
     )  # fmt: skip
+
+
+def spent(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Epochs, the search's time in epochs, and evaluations, of a run whose journal goes so far."""
+    epochs, evaluations, searching, begun = 0, 0, 0.0, 0.0
+    for last, event in pairwise(events):
+        if event["event"] == "stage_start":
+            begun = event["seconds"]
+        elif event["event"] == "generation":
+            evaluations = event["evaluations"]
+            searching += event["seconds"] - (last["seconds"] if last["event"] == "generation" else begun)
+        elif event["event"] == "epoch":
+            epochs += 1
+    training = max(events[-1]["seconds"] - searching, 1e-9)
+    return {"epochs": epochs, "search_epochs": searching * epochs / training, "evaluations": evaluations}
 
 
 def by_rule(
@@ -213,7 +224,12 @@ def main() -> None:
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
     parser.add_argument("--distill", type=float, help="share of the loss that the dense model decides")
     parser.add_argument("--chain", action="store_true", help="one run through all sparsities")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="for the pruned models; rules go on from them")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="for the pruned models and the runs; what was interrupted goes on from them",
+    )
     args = parser.parse_args()
     data, model = load_data(args.data), load_model(args.model)
     checkpoint = default_checkpoint(args.model)
@@ -265,7 +281,10 @@ def run(
     given = {name: value for name, value in place.items() if name not in ("chain", "dense")}
     settings = make_settings(**given, **goal, **OURS.get(method, OURS[beside]))
     if method in OURS:
-        by_evoprune(model, data, settings, report)
+        with ExitStack() as stack:
+            place_of_runs = keep or Path(stack.enter_context(TemporaryDirectory()))
+            name = f"run-{own['model']}-{method}-{targets[-1]}-{own['seed']}"
+            by_evoprune(model, data, settings, place_of_runs / name, report)
         return
     found = earlier({"method": beside, **place, "target": targets[-1]})
     if found is None and settings.tightens and method != "shuffled":

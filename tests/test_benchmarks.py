@@ -76,6 +76,29 @@ def test_a_rule_that_was_interrupted_goes_on_from_the_models_it_kept(
     assert {**resumed, "seconds": 0} == {**unbroken, "seconds": 0}
 
 
+def test_a_run_of_our_own_that_was_interrupted_goes_on(
+    trials: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("0.8", "--chain", "--distill", "0")
+    unbroken = trials("gradient", beside="gradient", more=words)["gradient"]
+    (tmp_path / "quality.json").unlink()
+    epoch, epochs = FineTuner.epoch, []
+
+    def stopped(*parts: Any, **named: Any) -> float:
+        epochs.append(parts)
+        if len(epochs) == unbroken["epochs"]:
+            raise KeyboardInterrupt
+        return epoch(*parts, **named)
+
+    monkeypatch.setattr(FineTuner, "epoch", stopped)
+    kept = (*words, "--keep", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        trials("gradient", beside="gradient", more=kept)
+    resumed = trials("gradient", beside="gradient", more=kept)["gradient"]
+    assert len(epochs) == unbroken["epochs"] + 1
+    assert {**resumed, "seconds": 0} == {**unbroken, "seconds": 0}
+
+
 def test_the_dense_model_trained_as_long_is_a_control(trials: Any) -> None:
     found = trials("magnitude", "unpruned", beside="gradient")
     assert (found["unpruned"]["sparsity"], found["unpruned"]["epochs"]) == (0, found["magnitude"]["epochs"])

@@ -146,6 +146,7 @@ def resume(
     *,
     train: Any = None,
     test: Score | None = None,
+    inplace: bool = False,
     listener: Listener | None = None,
 ) -> Result:
     """Go on with a run that was interrupted; the result is that of an unbroken run, bit for bit.
@@ -158,11 +159,14 @@ def resume(
         score: as given to `prune`.
         train: as given to `prune`.
         test: as given to `prune`.
+        inplace: go on in the given model itself, which is copied otherwise.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
     """
     with _opened(out) as (folder, found):
         settings = found
         as_given = _like(model) if model is not None else lambda result: result
+        if model is not None and not inplace:
+            model = copy.deepcopy(model)
         if folder.result.exists():
             return as_given(_recorded(folder, settings, model))
         resumed = folder.snapshot.exists()
@@ -176,7 +180,7 @@ def resume(
             task, settings = named_task(settings, dense, folder.dense, same_data=True)
         else:
             _check_given(settings, train, test)
-            task = given_task(copy.deepcopy(model), as_score(score), train, test, settings)
+            task = given_task(model, as_score(score), train, test, settings)
             if dense is not None:
                 load_weights(task.model, dense, folder.dense)
         dense_val_score = 0.0 if resumed else float(task.val_score(task.model))
@@ -289,7 +293,7 @@ def _measured(settings: Settings, task: Task, masks: Masks, recorded: dict[str, 
 def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:
     """The result of a run that has ended, as its folder holds it."""
     summary, weights = folder.read_result(), read_weights(folder.model)
-    model = named_model(settings, weights, folder.model) if model is None else copy.deepcopy(model)
+    model = named_model(settings, weights, folder.model) if model is None else model
     model.to(device_of_settings(settings))
     masks = _load_pruned(model, folder, settings)
     layers = prunable_layers(model, settings.include_norm)
