@@ -399,6 +399,10 @@ def test_train_goes_on_from_given_weights(evoprune: Command, digits: Path, tmp_p
     with safe_open(second, "pt") as file:
         described = file.metadata()
     assert json.loads(described["from"])["recipe"] != described["recipe"]
+    shipped = tmp_path / "shipped.safetensors"
+    assert evoprune("train", "lenet5", "--out", shipped, "--checkpoint", "lenet5", *options).code == 0
+    with safe_open(shipped, "pt") as file:
+        assert "mnist" in json.loads(file.metadata()["from"])["data"]
     assert evoprune("train", "lenet5", "--out", tmp_path / "third.safetensors", *options, "--first-size", 8).failed(
         "--first-size 8", "does not take images of that size"
     )

@@ -23,7 +23,7 @@ from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
 from evoprune.run import Folder, Result, make_settings, parse_duration
 from evoprune.training import Recipe
-from evoprune.zoo import BUILT_IN, NETWORKS, load_checkpoint, load_data, load_model
+from evoprune.zoo import BUILT_IN, NETWORKS, default_checkpoint, load_checkpoint, load_data, load_model
 from evoprune.zoo import train as run_training
 
 __all__ = ["app", "main"]
@@ -316,7 +316,11 @@ def train(
     data: Annotated[str, typer.Option("--data", metavar="NAME_OR_DIR", help="As for prune.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Train these weights on; random ones by default.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train these weights on, or those that come with a model, by its name; random ones by default.",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest of the schedule.")] = None,
@@ -356,7 +360,8 @@ def _train(
     built, images = load_model(model, seed), load_data(data)
     described = {"model": model}
     if checkpoint is not None:
-        described["from"] = json.dumps(load_checkpoint(built, checkpoint))
+        shipped = None if Path(checkpoint).exists() else default_checkpoint(checkpoint)
+        described["from"] = json.dumps(load_checkpoint(built, shipped or checkpoint))
 
     with ProgressView(quiet, doing="training") as view:
 
