@@ -131,7 +131,7 @@ def train_on(network: Network, options: argparse.Namespace) -> Result:
         hint = f"; or give --layer, there are runs of {', '.join(others)}" if others else ""
         raise EvopruneError(f"{run} is not a run folder: first prune with {network.option}{only}{hint}")
     with ProgressView() as view:
-        return finetune(run, listener=view)
+        return finetune(run, listener=view, command=shlex.join(["python", *sys.argv]))
 
 
 def chosen_network(options: argparse.Namespace) -> Network:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import sys
@@ -107,13 +108,13 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, folder: Path, 
             report(target, model, masks, figures | spent(events))
 
     score, train = Accuracy(data.val.inputs, data.val.targets), source_of(data, settings)
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() and not (folder / "result.json").exists():
         evoprune.resume(folder, model, score, train=train, inplace=True, listener=listen)
         return
     # A model's own defaults may name a population where nothing is searched.
     unused = {"threads", "model"} | ({"population"} if settings.tightens else set())
     evoprune.prune(
-        model, score, train=train, inplace=True, out=folder, listener=listen,
+        model, score, train=train, inplace=True, out=folder, overwrite=True, listener=listen,
         **settings.model_dump(exclude_unset=True, exclude=unused),
     )  # fmt: skip
 
@@ -283,7 +284,8 @@ def run(
     if method in OURS:
         with ExitStack() as stack:
             place_of_runs = keep or Path(stack.enter_context(TemporaryDirectory()))
-            name = f"run-{own['model']}-{method}-{targets[-1]}-{own['seed']}"
+            told_apart = hashlib.sha256(json.dumps([own, targets]).encode()).hexdigest()[:8]
+            name = f"run-{own['model']}-{method}-{targets[-1]}-{own['seed']}-{told_apart}"
             by_evoprune(model, data, settings, place_of_runs / name, report)
         return
     found = earlier({"method": beside, **place, "target": targets[-1]})

@@ -204,8 +204,9 @@ def test_a_plain_function_is_a_score() -> None:
 
 
 def test_what_only_the_command_knows_is_refused() -> None:
-    with pytest.raises(EvopruneError, match="checkpoint is for the command"):
+    with pytest.raises(EvopruneError, match="checkpoint is nothing that `prune` takes"):
         quick(model(), checkpoint="weights.safetensors")
+    quick(model(), checkpoint=None)
 
 
 def test_an_own_function_called_accuracy_may_have_any_unit() -> None:

@@ -253,18 +253,32 @@ def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("where", [(FineTuner, "epoch"), (api, "side"), (api, "save_tensors")])
 def test_a_finetune_that_is_interrupted_changes_nothing(
-    evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+    evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    monkeypatch.setattr(FineTuner, "epoch", interrupted)
-    ran = evoprune("finetune", copied, "--epochs", 2)
+    monkeypatch.setattr(*where, interrupted)
+    ran = evoprune("finetune", copied, "--epochs", 1)
     assert ran.code == 130
     assert "nothing was changed" in ran.err
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_a_finetune_that_is_interrupted_while_drawing_says_that_it_is_done(
+    evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "write_report", interrupted)
+    ran = evoprune("finetune", copied, "--epochs", 1)
+    assert ran.code == 130
+    assert "the model is fine-tuned; `evoprune report" in ran.err
+    assert json.loads((copied / "result.json").read_text())["finetune"]["epochs"] == 2
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -106,10 +106,8 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if named := sorted(NAMED_ONLY & settings.keys()):
-        raise EvopruneError(
-            f"{named[0]} is for the command `evoprune prune`; here give the model and the score themselves"
-        )
+    if named := sorted(name for name in NAMED_ONLY if settings.get(name) is not None):
+        raise EvopruneError(f"{named[0]} is nothing that `prune` takes: give the model and the score themselves")
     score = as_score(score)
     function = getattr(score, "function", score)
     name = getattr(function, "__name__", type(function).__name__).lower()
@@ -118,7 +116,8 @@ def prune(
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", name)
     if train is None and settings.get("preset", "default") == "default":
-        settings.setdefault("generations", UNTUNED_GENERATIONS)
+        if settings.get("space") != "training":
+            settings.setdefault("generations", UNTUNED_GENERATIONS)
         if settings.get("guidance") == "gradient":
             settings.setdefault("space", "allocation")  # without training nothing can tighten in it
     names = [layers] if isinstance(layers, str) else layers
@@ -197,7 +196,7 @@ def finetune(
     """Train the pruned model of a finished run further, its masks kept exactly.
 
     The folder's model.safetensors and result.json are replaced, and the journal goes on; the model from before stays
-    beside as model.before-finetune.safetensors. Interrupted, it changes nothing.
+    beside as model.before-finetune.safetensors. Interrupted before that, it changes nothing.
 
     Args:
         run: the run folder.
@@ -248,15 +247,16 @@ def finetune(
             tuner.close()
             layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
             tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
-        seconds = round(time.perf_counter() - begun, 3)
-        summary["pruned"] = side(task, task.model, masks, val_score)
-        summary["status"] = status_after_finetuning(summary, val_score)
-        summary["finetune"]["epochs"] += epochs
-        summary["finetune"]["seconds"] += seconds
-        summary["seconds"] += seconds
-        save_tensors(before, folder.path / "model.before-finetune.safetensors")
-        result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path)
-        write_outputs(folder, result, settings)
+            seconds = round(time.perf_counter() - begun, 3)
+            summary["pruned"] = side(task, task.model, masks, val_score)
+            summary["status"] = status_after_finetuning(summary, val_score)
+            summary["finetune"]["epochs"] += epochs
+            summary["finetune"]["seconds"] += seconds
+            summary["seconds"] += seconds
+            save_tensors(before, folder.path / "model.before-finetune.safetensors")
+            points = read_points(folder.path, summary, task.layers)
+            result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path, points)
+            write_outputs(folder, result, settings)
         write_report(folder.path)
         return result
 

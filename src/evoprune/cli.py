@@ -232,13 +232,21 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Train the pruned model of a finished run further, its masks kept exactly."""
+    result = run / "result.json"
+    before = result.stat().st_mtime_ns if result.is_file() else 0
 
     def call() -> None:
         with ProgressView(quiet) as view:
-            result = api.finetune(run, epochs, learning_rate, view, shlex.join(["evoprune", *sys.argv[1:]]))
-        _show(result, as_json)
+            tuned = api.finetune(run, epochs, learning_rate, view, shlex.join(["evoprune", *sys.argv[1:]]))
+        _show(tuned, as_json)
 
-    _guard(call, debug)
+    def go_on() -> str:
+        done = result.is_file() and result.stat().st_mtime_ns != before
+        return (
+            f"the model is fine-tuned; `evoprune report {shlex.quote(str(run))}` draws its report" if done else NOTHING
+        )
+
+    _guard(call, debug, go_on)
 
 
 @app.command("eval")
@@ -360,7 +368,7 @@ def _train(
     built, images = load_model(model, seed), load_data(data)
     described = {"model": model}
     if checkpoint is not None:
-        shipped = None if Path(checkpoint).exists() else default_checkpoint(checkpoint)
+        shipped = None if Path(checkpoint).is_file() else default_checkpoint(checkpoint)
         described["from"] = json.dumps(load_checkpoint(built, shipped or checkpoint))
 
     with ProgressView(quiet, doing="training") as view:

@@ -122,6 +122,23 @@ def test_a_model_that_mixes_samples_is_not_batched(caplog: pytest.LogCaptureFixt
     assert "depends on the others of its batch" in caplog.text
 
 
+class AlwaysDropout(nn.Module):
+    """Random in eval mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        return self.a(nn.functional.dropout(x, 0.5))
+
+
+def test_a_random_model_is_not_said_to_mix_samples(caplog: pytest.LogCaptureFixture) -> None:
+    make_evaluator(AlwaysDropout(), Accuracy(torch.randn(40, 8), torch.zeros(40).long()), ["a"])
+    assert "depends on the others" not in caplog.text
+
+
 class OwnConstant(nn.Module):
     """Makes a tensor in `forward`, for which tracing puts an attribute on the model."""
 

@@ -117,6 +117,9 @@ def test_out_of_range_is_one_line_that_names_the_option(field: str, value: Any) 
      ({"algorithm": "cmaes", "space": "allocation", "crossover_rate": 0.5}, "--crossover-rate"),
      ({"space": "allocation", "mutation_rate": 0.5}, "--mutation-rate"), ({"alpha": 0.5}, "--alpha"),
      ({"space": "channels"}, "--space channels is not there yet"),
+     ({"space": "training", "guidance": "gradient", "budget": "flops", "sparsity": 0.5}, "--space allocation"),
+     ({"mutation_rate": 1.0}, "--mutation-rate 1"), ({"algorithm": "original"}, "'steady'"),
+     ({"algorithm": ["ga"]}, "--algorithm"), ({"space": ["weights"]}, "--space"),
      ({"initial_sparsity": 0.2}, "--initial-sparsity"), ({"layers": []}, "layers")],
 )  # fmt: skip
 def test_options_that_would_be_ignored_are_refused(given: dict[str, Any], says: str) -> None:

@@ -40,7 +40,7 @@ def refuse_contradictions(given: Mapping[str, Any], chosen: Mapping[str, Any]) -
     original = chosen.get("preset") == "original"
     if given.get("layers") == []:
         raise EvopruneError("layers is empty; name the layers to prune, or leave it out to prune all")
-    if given.get("space") in NOT_YET:
+    if str(given.get("space")) in NOT_YET:
         raise EvopruneError(f"--space {given['space']} is not there yet; there are {', '.join(GENES)} and training")
     if given.get("workers", 1) not in (0, 1):
         raise EvopruneError(f"--workers {given['workers']}: only 1 so far; scoring already uses all cores")
@@ -74,6 +74,11 @@ def _refuse_beside_training(given: Mapping[str, Any]) -> None:
         raise EvopruneError(
             "--space training prunes by the gradients of training: it needs --guidance gradient and epochs"
         )
+    if given.get("budget", "weights") != "weights":
+        raise EvopruneError(
+            f"--budget {given['budget']} is shared between layers, and --space training counts weights: add --space"
+            " allocation"
+        )
     for name in ONLY_SEARCH:
         if name in given:
             raise EvopruneError(
@@ -84,10 +89,10 @@ def _refuse_beside_training(given: Mapping[str, Any]) -> None:
 
 def _refuse_unfit_algorithm(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
     """Not every algorithm can evolve what the genomes of a space are made of."""
-    algorithm, space = chosen.get("algorithm", "steady"), chosen.get("space", "weights")
-    if algorithm not in ALGORITHMS or space not in GENES:
+    algorithm, space = str(chosen.get("algorithm", "steady")), str(chosen.get("space", "weights"))
+    entry = ALGORITHMS.get(algorithm)
+    if entry is None or algorithm == "original" or space not in GENES:
         return  # refused by `Settings`, which lists what there is
-    entry = ALGORITHMS[algorithm]
     # A front is of layers' shares: only they leave the total free.
     fit = ["allocation"] if algorithm == "nsga2" else [s for s, genes in GENES.items() if entry.evolves(genes)]
     if space not in fit:
@@ -96,6 +101,8 @@ def _refuse_unfit_algorithm(given: Mapping[str, Any], chosen: Mapping[str, Any])
         raise EvopruneError(f"--algorithm {algorithm} crosses nothing; leave --crossover-rate out")
     if "mutation_rate" in given and space != "weights":
         raise EvopruneError(f"--space {space} sets its mutations itself; leave --mutation-rate out")
+    if given.get("mutation_rate") == 1:
+        raise EvopruneError("--mutation-rate 1 would draw every bit anew; give one below 1")
     entry.check_installed()
 
 

@@ -53,7 +53,7 @@ class Settings(BaseModel):
     population: int = Field(12, ge=2)
     generations: int = Field(5, ge=1)
     crossover_rate: float = Field(0.8, ge=0, le=1)
-    mutation_rate: float = Field(0.002, ge=0, lt=1)
+    mutation_rate: float = Field(0.002, ge=0, le=1)
     initial_sparsity: float = Field(0.1, ge=0, lt=1)
 
     finetune_epochs: int = Field(2, ge=0)
