@@ -16,7 +16,7 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 	@echo "  PYTHON=/path/to/python chooses the interpreter (now: $(PYTHON))"
 
-demo: $(VENV)/installed ## train LeNet-5 on 4,000 digits, prune it, write runs/demo/report.html (2-3 minutes)
+demo: $(VENV)/installed ## train LeNet-5 on 3,500 digits, prune it, write runs/demo/report.html (2-3 minutes)
 	@echo "== 1/2 training LeNet-5 on mnist-sample (about half a minute)"
 	@$(BIN)/evoprune train lenet5 --data mnist-sample --epochs 20 --out $(DENSE) --overwrite
 	@echo "== 2/2 pruning it (about a minute and a half)"

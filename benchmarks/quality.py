@@ -273,7 +273,7 @@ def run(
             save_tensors(pruned.state_dict(), folder / "model.safetensors")
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
         counted = {"sparsity": sparsity_of(masks, prunable_layers(pruned)), "kept": kept}
-        trial = {**own, "target": target, **counted, **figures, "data": data.name, "commit": record.commit()}
+        trial = {**own, "target": target, **counted, **figures, "data": data.name, **record.provenance()}
         record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
         shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
         print(f"{own['model']} {target:.2%} {method} seed {own['seed']}: {shown}", flush=True)

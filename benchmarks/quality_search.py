@@ -97,7 +97,7 @@ def main() -> None:
             key = {"model": args.model, "target": args.sparsity, **place, "seed": seed}
             if any(key.items() <= old.items() for old in trials) or not _wanted(search, args.only):
                 continue
-            trials.append(key | trial(model, data, args.sparsity, search, seed) | {"commit": record.commit()})
+            trials.append(key | trial(model, data, args.sparsity, search, seed) | record.provenance())
             save(rules, trials)
             print({k: v if not isinstance(v, float) else round(v, 4) for k, v in trials[-1].items()}, flush=True)
     save(rules, trials)

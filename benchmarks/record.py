@@ -51,6 +51,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def provenance() -> dict[str, Any]:
+    """What a trial says of itself, since a file gathers those of several days and machines."""
+    return {"commit": commit(), "hardware": machine()["hardware"]}
+
+
 def commit() -> str:
     """The commit that was measured, with a + where files were changed since."""
 

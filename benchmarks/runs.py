@@ -81,7 +81,7 @@ def run(words: str, data: str, place: str, out: Path) -> dict[str, Any]:
     result = json.loads(finished.stdout)
     result["data"] = data
     shown = " ".join([f"evoprune prune {model} --data {data}", *options])
-    return {"command": shown, "commit": record.commit(), "result": result}
+    return {"command": shown, **record.provenance(), "result": result}
 
 
 if __name__ == "__main__":

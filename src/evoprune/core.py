@@ -133,10 +133,9 @@ def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]
     by_name = {layer.name: layer for layer in layers}
     wanted = {strip_module_prefix(name) for name in names}
     for name in sorted(wanted - by_name.keys()):
-        near = get_close_matches(name, by_name, n=3, cutoff=0.5) or list(by_name)
-        raise EvopruneError(
-            f"unknown layer {name!r}; did you mean {', '.join(near)}? `evoprune layers MODEL` lists all"
-        )
+        near = get_close_matches(name, by_name, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(list(by_name)[:10])};"
+        raise EvopruneError(f"unknown layer {name!r}; {hint} `evoprune layers MODEL` lists all")
     return [layer for layer in layers if layer.name in wanted]
 
 

@@ -19,7 +19,16 @@ from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, evaluating
 from evoprune.surgery import batch_norms
 from evoprune.training import BatchSource, TensorSource, as_source, first_samples
-from evoprune.zoo import BUILT_IN, DATA_NAMES, Data, check_data_fits, default_checkpoint, load_checkpoint, load_data
+from evoprune.zoo import (
+    BUILT_IN,
+    DATA_NAMES,
+    Data,
+    check_data_fits,
+    checkpoint_path,
+    default_checkpoint,
+    load_checkpoint,
+    load_data,
+)
 from evoprune.zoo import load_model as load_by_name
 
 __all__ = [
@@ -72,7 +81,7 @@ def named_task(
         same_data: whether data that changed since the run began is an error; else it is a warning.
     """
     model = named_model(settings, weights, source)
-    checkpoint = settings.checkpoint or default_checkpoint(settings.model)
+    checkpoint = _checkpoint_of(settings)
     name = settings.data or (BUILT_IN[settings.model].data if settings.model in BUILT_IN else None)
     if name is None:
         raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
@@ -83,7 +92,8 @@ def named_task(
             " pass --checkpoint FILE",
             settings.model,
         )
-    if name == "mnist-sample" and checkpoint is not None and checkpoint == default_checkpoint(settings.model):
+    shipped = checkpoint is not None and checkpoint == default_checkpoint(settings.model)
+    if name == "mnist-sample" and shipped and BUILT_IN[settings.model].data == "mnist":
         log.warning(
             "the shipped weights have seen the images of mnist-sample in training, so their accuracy there proves"
             " nothing; use --data mnist, or train some: evoprune train %s --data mnist-sample --out FILE",
@@ -124,12 +134,16 @@ def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, so
             " evoprune.resume(folder, model, score, train=...), or load model.safetensors from the folder"
         )
     model = load_by_name(settings.model, directory=settings.directory)
-    checkpoint = settings.checkpoint or default_checkpoint(settings.model)
+    checkpoint = _checkpoint_of(settings)
     if weights is not None:
         load_weights(model, weights, source)
     elif checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
+
+
+def _checkpoint_of(settings: Settings) -> Path | None:
+    return checkpoint_path(settings.checkpoint) if settings.checkpoint else default_checkpoint(settings.model)
 
 
 def check_dense(task: Task, dense_val_score: float) -> None:

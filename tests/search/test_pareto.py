@@ -65,7 +65,7 @@ def test_without_pymoo_the_error_says_how_to_install_it(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, name, None)
     algorithm = NSGA2(Shares(3), 4)
     genomes, traits = algorithm.ask(None, torch.Generator())
-    with pytest.raises(EvopruneError, match=r"nsga2 needs pymoo: pip install 'evoprune\[search\]'"):
+    with pytest.raises(EvopruneError, match=r"nsga2 needs pymoo: pip install -e '\.\[search\]'"):
         algorithm.tell(None, Population(genomes, torch.zeros(4, 2), traits))
     with pytest.raises(EvopruneError, match="nsga2 needs pymoo"):  # said before a run begins
         make_settings(model="m", space="allocation", algorithm="nsga2")

@@ -177,6 +177,8 @@ def make_settings(**given: Any) -> Settings:
         first = error.errors()[0]
         name = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
         reason = first["msg"].removeprefix("Value error, ")
+        if name in ("--sparsity", "--initial-sparsity"):
+            reason += ", such as 0.95"
         raise EvopruneError(f"{name} {first['input']!r}: {reason[0].lower()}{reason[1:]}") from None
 
 

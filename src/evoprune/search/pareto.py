@@ -37,5 +37,7 @@ def load_pymoo() -> tuple[Any, Any]:
         from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function  # noqa: PLC0415 (optional)
         from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting  # noqa: PLC0415 (optional)
     except ImportError:
-        raise EvopruneError("the algorithm nsga2 needs pymoo: pip install 'evoprune[search]'") from None
+        raise EvopruneError(
+            "the algorithm nsga2 needs pymoo: pip install -e '.[search]' in evoprune's folder"
+        ) from None
     return NonDominatedSorting(), get_crowding_function("cd")

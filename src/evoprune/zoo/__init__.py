@@ -3,7 +3,7 @@
 from evoprune.training import Recipe
 from evoprune.zoo.checkpoint import load_checkpoint, save_checkpoint
 from evoprune.zoo.data import DATA_NAMES, Data, Split, check_data_fits, check_size_fits, load_data
-from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
+from evoprune.zoo.models import BUILT_IN, checkpoint_path, default_checkpoint, load_model
 from evoprune.zoo.networks import NETWORKS, load_network, load_trained
 from evoprune.zoo.train import accuracy, train
 
@@ -17,6 +17,7 @@ __all__ = [
     "accuracy",
     "check_data_fits",
     "check_size_fits",
+    "checkpoint_path",
     "default_checkpoint",
     "load_checkpoint",
     "load_data",

@@ -24,12 +24,13 @@ def fetch(name: str) -> Path:
         return folder
     instead = "pass a folder of parquet splits instead (--data DIR)"
     if name == "mnist":
-        instead += ", or --data mnist-sample"
+        instead += ", or --data mnist-sample with a model trained on it"
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 (optional)
     except ImportError as error:
         raise EvopruneError(
-            f"downloading data {name} needs huggingface_hub (pip install 'evoprune[data]'); or {instead}"
+            f"downloading data {name} needs huggingface_hub (pip install -e '.[data]' in evoprune's folder);"
+            f" or {instead}"
         ) from error
     try:
         snapshot_download(REPOSITORIES[name], repo_type="dataset", allow_patterns="*.parquet", local_dir=folder)

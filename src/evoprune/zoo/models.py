@@ -19,7 +19,7 @@ from evoprune.zoo.lenet_caffe import lenet5_caffe
 from evoprune.zoo.random_state import seeded
 from evoprune.zoo.resnet import resnet18
 
-__all__ = ["BUILT_IN", "BuiltIn", "default_checkpoint", "load_model"]
+__all__ = ["BUILT_IN", "BuiltIn", "checkpoint_path", "default_checkpoint", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,20 @@ def default_checkpoint(spec: str) -> Path | None:
     return Path(__file__).parent / "checkpoints" / built_in.checkpoint
 
 
+def checkpoint_path(given: str) -> Path:
+    """A file as given, or the shipped weights of the built-in model of that name."""
+    return (None if Path(given).is_file() else default_checkpoint(given)) or Path(given)
+
+
 def _factory(spec: str, directory: str | None) -> Callable[[], object]:
     if spec in BUILT_IN:
         return BUILT_IN[spec].factory
     module_name, colon, attribute = spec.partition(":")
+    if "/" in module_name or module_name.endswith(".py"):
+        raise EvopruneError(
+            f"model {spec!r}: expected a module, not a file: {Path(module_name).stem}:{attribute or 'factory'}, started"
+            " in its folder"
+        )
     if not colon or not module_name or not attribute:
         near = get_close_matches(spec.lower(), BUILT_IN, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -19,7 +19,9 @@ from evoprune.zoo.images import Images
 
 __all__ = ["read_folder", "split_files"]
 
-INSTALL = "reading parquet images needs pyarrow and Pillow; install them with pip install 'evoprune[data]'"
+INSTALL = (
+    "reading parquet images needs pyarrow and Pillow; install them with pip install -e '.[data]' in evoprune's folder"
+)
 
 
 def read_folder(folder: Path) -> tuple[Images, Images]:
