@@ -275,3 +275,9 @@ def test_more_stages_than_colours_get_a_ramp():
 def test_missing_fitness_is_a_gap_not_a_zero(run_dir):
     edit(run_dir / "journal.jsonl", lambda e: {k: v for k, v in e.items() if k != "mean_fitness"})
     assert all(map(math.isnan, search_history(read_run(run_dir)).mean_fitness))
+
+
+def test_the_caption_of_fine_tuning_says_whose_last_epoch_counts(run_dir):
+    assert "the last epoch, not the best" in caption(run_dir, "finetuning")
+    edit(run_dir / "journal.jsonl", lambda e: e | {"accepted": e["stage"] != 4} if e["event"] == "stage_end" else e)
+    assert "the last epoch of the last stage that was kept, not the best" in caption(run_dir, "finetuning")
