@@ -22,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,13 +121,11 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, folder: Path, 
 
 def spent(events: list[dict[str, Any]]) -> dict[str, float]:
     """Epochs, the search's time in epochs, and evaluations, of a run whose journal goes so far."""
-    epochs, evaluations, searching, begun = 0, 0, 0.0, 0.0
-    for last, event in pairwise(events):
-        if event["event"] == "stage_start":
-            begun = event["seconds"]
-        elif event["event"] == "generation":
+    epochs, evaluations, searching = 0, 0, 0.0
+    for last, event in pairwise(events):  # before a generation stands another, or the start of its stage
+        if event["event"] == "generation":
             evaluations = event["evaluations"]
-            searching += event["seconds"] - (last["seconds"] if last["event"] == "generation" else begun)
+            searching += event["seconds"] - last["seconds"]
         elif event["event"] == "epoch":
             epochs += 1
     training = max(events[-1]["seconds"] - searching, 1e-9)
@@ -282,11 +280,10 @@ def run(
     given = {name: value for name, value in place.items() if name not in ("chain", "dense")}
     settings = make_settings(**given, **goal, **OURS.get(method, OURS[beside]))
     if method in OURS:
-        with ExitStack() as stack:
-            place_of_runs = keep or Path(stack.enter_context(TemporaryDirectory()))
-            told_apart = hashlib.sha256(json.dumps([own, targets]).encode()).hexdigest()[:8]
-            name = f"run-{own['model']}-{method}-{targets[-1]}-{own['seed']}-{told_apart}"
-            by_evoprune(model, data, settings, place_of_runs / name, report)
+        told_apart = hashlib.sha256(json.dumps([own, targets]).encode()).hexdigest()[:8]
+        name = f"run-{own['model']}-{method}-{targets[-1]}-{own['seed']}-{told_apart}"
+        with nullcontext(keep) if keep else TemporaryDirectory() as runs:
+            by_evoprune(model, data, settings, Path(runs) / name, report)
         return
     found = earlier({"method": beside, **place, "target": targets[-1]})
     if found is None and settings.tightens and method != "shuffled":

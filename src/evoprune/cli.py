@@ -431,8 +431,10 @@ def _numbers(text: str | None) -> list[float] | None:
 
 
 def _ways(text: str | None) -> list[str] | None:
-    if text is None or text == "reference":
-        return None if text is None else []
+    if text is None:
+        return None
+    if text == "reference":
+        return []
     ways = text.split(",")
     if not set(ways) <= set(WAYS):
         raise EvopruneError(f"--scoring {text!r}: expected reference alone, or some of {','.join(WAYS)}")

@@ -8,7 +8,7 @@ from typing import Any
 from evoprune.core import EvopruneError
 from evoprune.search import ALGORITHMS, BoundarySwaps, BudgetedBits, Shares
 
-__all__ = ["refuse_contradictions"]
+__all__ = ["option_name", "refuse_contradictions"]
 
 NOT_ORIGINAL: dict[str, tuple[Any, str]] = {
     "algorithm": ("ga", "is one genetic algorithm"),
@@ -47,10 +47,10 @@ def refuse_contradictions(given: Mapping[str, Any], chosen: Mapping[str, Any]) -
     if original:
         _refuse_beside_original(given)
     elif wrong := [name for name in ONLY_ORIGINAL if name in given]:
-        raise EvopruneError(f"{_option(wrong[0])} belongs to --preset original; leave it out")
+        raise EvopruneError(f"{option_name(wrong[0])} belongs to --preset original; leave it out")
     for one, other in (("sparsity", "passes"), ("floor", "max_drop")):
         if one in given and other in given:
-            raise EvopruneError(f"{_option(one)} and {_option(other)} both set the goal; give one of them")
+            raise EvopruneError(f"{option_name(one)} and {option_name(other)} both set the goal; give one of them")
     if chosen.get("space") == "training":
         _refuse_beside_training(given)
     elif not original:
@@ -62,7 +62,7 @@ def refuse_contradictions(given: Mapping[str, Any], chosen: Mapping[str, Any]) -
 def _refuse_beside_original(given: Mapping[str, Any]) -> None:
     for name, (only, instead) in NOT_ORIGINAL.items():
         if given.get(name, only) != only:
-            what = _option(name) if given[name] is True else f"{_option(name)} {given[name]}"
+            what = option_name(name) if given[name] is True else f"{option_name(name)} {given[name]}"
             raise EvopruneError(
                 f"{what} does not go with --preset original, which {instead}; leave it out, or use --preset default"
             )
@@ -82,7 +82,7 @@ def _refuse_beside_training(given: Mapping[str, Any]) -> None:
     for name in ONLY_SEARCH:
         if name in given:
             raise EvopruneError(
-                f"{_option(name)} belongs to a search, and with --guidance gradient training itself prunes;"
+                f"{option_name(name)} belongs to a search, and with --guidance gradient training itself prunes;"
                 " add --space weights, allocation or mixture to search"
             )
 
@@ -117,5 +117,6 @@ def _refuse_without_budget(chosen: Mapping[str, Any]) -> None:
         raise EvopruneError(f"{option} is exact, and --algorithm nsga2 leaves the total free; choose another algorithm")
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """A setting as the command line calls it."""
     return "--" + name.replace("_", "-")

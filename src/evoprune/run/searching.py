@@ -204,8 +204,8 @@ def _default(
     first = None if advice is None else advice.first_mask(weights.sizes, min(keep, int(present.sum())))
     start = present if first is None or front else first
     priority = None if advice is None else advice.order
-    rates = {"crossover_rate": settings.crossover_rate}
-    rates = {name: rate for name, rate in rates.items() if name in ALGORITHMS[settings.algorithm].rates}
+    crosses = "crossover_rate" in ALGORITHMS[settings.algorithm].rates
+    rates = {"crossover_rate": settings.crossover_rate} if crosses else {}
     if settings.space == "weights":
         bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
         return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evoprune.core import EvopruneError
-from evoprune.run.contradictions import refuse_contradictions
+from evoprune.run.contradictions import option_name, refuse_contradictions
 from evoprune.training import Recipe
 from evoprune.zoo import BUILT_IN
 
@@ -154,7 +154,7 @@ def make_settings(**given: Any) -> Settings:
     for name in given.keys() - Settings.model_fields.keys():
         near = get_close_matches(name, Settings.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else "leave it out"
-        raise EvopruneError(f"--{name.replace('_', '-')} {given[name]!r}: there is no such setting; {hint}")
+        raise EvopruneError(f"{option_name(name)} {given[name]!r}: there is no such setting; {hint}")
     if isinstance(given.get("passes"), int | float):
         given["passes"] = [given["passes"]]
     if isinstance(given.get("passes"), tuple):
@@ -175,7 +175,7 @@ def make_settings(**given: Any) -> Settings:
         return Settings(**(defaults | given))
     except ValidationError as error:
         first = error.errors()[0]
-        name = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+        name = option_name(str(first["loc"][0]))
         reason = first["msg"].removeprefix("Value error, ")
         if name in ("--sparsity", "--initial-sparsity"):
             reason += ", such as 0.95"
