@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
-from evoprune.surgery import one_threshold
+from evoprune.surgery import global_threshold
 
 __all__ = [
     "allot",
@@ -113,7 +113,7 @@ def _equal_density(layers: Sequence[Layer], sparsity: float) -> list[int]:
 def _highest(scores: Mapping[str, Tensor], keep: int) -> Masks:
     """The `keep` highest of all layers' scores, among them the highest of each layer."""
     sizes = [score.numel() for score in scores.values()]
-    kept = one_threshold(torch.cat([score.flatten().double() for score in scores.values()]), sizes, keep)
+    kept = global_threshold(torch.cat([score.flatten().double() for score in scores.values()]), sizes, keep)
     parts = kept.split(sizes)
     return {name: part.view_as(scores[name]).clone() for name, part in zip(scores, parts, strict=True)}
 

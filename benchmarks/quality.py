@@ -150,7 +150,7 @@ def by_rule(
     if settings.augmentation:
         source = source.augmented(**settings.augmentation)
     if (teacher := dense if settings.distill else None) is not None:
-        source.ask(teacher)
+        source.cache_teacher_logits(teacher)
     masks = baselines.unpruned(model, layers)
     while (stage := next_stage(settings, layers, history, True, False)) is not None:
         final = 0 if stage.only_below_floor else stage.final_epochs + more
@@ -159,13 +159,14 @@ def by_rule(
             continue
         if stage.layers:
             masks = rule(model, stage)
-        for schedule, count in ((settings.finetune_schedule, stage.epochs), (settings.final_schedule, final)):
+        parts = ((0, settings.finetune_schedule, stage.epochs), (stage.epochs, settings.final_schedule, final))
+        for first, schedule, count in parts:
             if count == 0:
                 continue
             recipe = settings.recipe(count, schedule)
             tuner = FineTuner(model, masks, source, recipe, teacher)
             for epoch in range(count):
-                tuner.epoch(epoch, settings.seed, stage.index, schedule == "constant")
+                tuner.epoch(epoch, settings.seed, stage.index, first, 1)  # the streams of `evoprune prune`
             epochs += count
             tuner.close()
         if stage.target not in goals(settings):

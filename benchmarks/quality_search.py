@@ -62,7 +62,7 @@ def trial(model: nn.Module, data: Data, sparsity: float, search: tuple[str, str,
     test = Accuracy(data.test.inputs, data.test.targets)
     cost = result.summary["search"]
     return {
-        "sparsity": result.sparsity, "val_score": result.score, "val_loss": score.loss(result.model),
+        "sparsity": result.sparsity, "val_score": result.score, "val_loss": score.measure(result.model)[1],
         "test_score": test(result.model), "shuffled_test_score": test(control),
         "evaluations": cost["evaluations"], "full_evaluations": cost["full_evaluations"], "seconds": seconds,
     }  # fmt: skip

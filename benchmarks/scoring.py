@@ -10,7 +10,7 @@ on top, against the median candidate's score as the floor (what the worst surviv
 
 `matmul_share` is the rate of the floating-point operations that had to be done (of the samples scored, counted by
 torch's FlopCounterMode) over that of a 2048 x 2048 matrix product of the same precision, measured beside it.
-Without trained weights of ResNet-18 its weights are random: times are the same, only racing has nothing to gain.
+The weights are the shipped ones.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import copy
 import math
 import time
 import warnings
+from statistics import geometric_mean, median
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class Ours:
 
     def figures(self, candidates: int, reference_s: float) -> dict[str, Any]:
         """Of all runs so far."""
-        seconds, evaluator = _median(self.seconds), self.evaluator
+        seconds, evaluator = median(self.seconds), self.evaluator
         operations = evaluator.sample_flops * self.samples / candidates
         return {
             "seconds": seconds,
@@ -162,7 +163,7 @@ def measure(model: nn.Module, name: str, data: Any, layer: str, candidates: int,
             raise SystemExit(f"{layer}: {float(scores[trial % candidates])} but the reference says {wanted}")
         default.run(masks)
         raced.run(masks, floor)
-    reference_s = _median(reference)
+    reference_s = median(reference)
     return {
         "layer": layer,
         "reference_s": reference_s,
@@ -171,10 +172,6 @@ def measure(model: nn.Module, name: str, data: Any, layer: str, candidates: int,
         "default": default.figures(candidates, reference_s),
         "racing": raced.figures(candidates, reference_s),
     }
-
-
-def _median(values: list[float]) -> float:
-    return float(np.median(values))
 
 
 def main() -> None:
@@ -205,7 +202,7 @@ def main() -> None:
             for row in (row[key] for row in rows):
                 rates = [other[k]["matmul_rate"] for other in rows for k in KINDS if other[k]["dtype"] == row["dtype"]]
                 row["matmul_share"] = row["operations_per_second"] / max(rates)
-        means = {key: math.exp(float(np.mean([math.log(row[key]["ratio"]) for row in rows]))) for key in KINDS}
+        means = {key: geometric_mean(row[key]["ratio"] for row in rows) for key in KINDS}
         entry = {"layers": rows, "geometric_mean": means, "samples": SAMPLES[name]}
         content["models"][name] = entry | {"commit": record.commit(), "weights": "trained"}
         print(f"{name}: geometric mean " + "  ".join(f"{key} x{mean:.0f}" for key, mean in means.items()))

@@ -63,7 +63,7 @@ def test_inside_a_layer_the_largest_weights_stay(rule: str, lenet: nn.Module, la
         assert mask.all() or float(magnitude[mask].min()) >= float(magnitude[~mask].max())
 
 
-def test_global_magnitude_has_one_threshold(lenet: nn.Module, layers: list[Layer]) -> None:
+def test_global_magnitude_has_global_threshold(lenet: nn.Module, layers: list[Layer]) -> None:
     masks = baselines.global_magnitude(lenet, layers, 0.9)
     weights = {name: weight_of(lenet, name).detach().abs() for name in masks}
     smallest = min(float(weights[name][mask].min()) for name, mask in masks.items())

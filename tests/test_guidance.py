@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
-from evoprune.guidance import NEED_SAMPLES, Advice, advise, importances
+from evoprune.guidance import NEED_SAMPLES, Advice, advise
+from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import eliminate
-from evoprune.guidance.magnitude import lamp_scores
-from evoprune.guidance.wanda import input_powers
+from evoprune.guidance.magnitude import lamp_scores, magnitudes
+from evoprune.guidance.wanda import input_powers, wanda_scores
 
 KINDS = ["none", "magnitude", "gradient", "wanda", "learned"]
 
@@ -137,7 +138,7 @@ def test_without_samples_only_magnitudes_are_known(kind: str, net: Net) -> None:
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "gradient"])
-def test_one_threshold_cuts_all_layers_and_leaves_each_its_best(
+def test_global_threshold_cuts_all_layers_and_leaves_each_its_best(
     kind: str, net: Net, samples: tuple[Tensor, Tensor]
 ) -> None:
     layers = prunable_layers(net)
@@ -147,9 +148,7 @@ def test_one_threshold_cuts_all_layers_and_leaves_each_its_best(
     first = advice.first_mask(sizes, 40)
     assert first is not None
     assert int(first.sum()) == 40
-    values = importances(kind, net, layers, samples)
-    if kind == "magnitude":
-        values = lamp_scores(values)
+    values = lamp_scores(magnitudes(net, layers)) if kind == "magnitude" else gradient_effects(net, layers, *samples)
     flat = torch.cat([torch.where(masks[name], value, -1.0).flatten() for name, value in values.items()])
     best = flat.topk(40).indices
     assert int(first[best].sum()) >= 40 - len(layers)  # a layer may hold its best one below the threshold
@@ -175,7 +174,7 @@ def test_an_order_inside_layers_cuts_nothing(kind: str, net: Net, samples: tuple
 
 def test_gradient_is_the_squared_first_order_change_of_the_loss(net: Net, samples: tuple[Tensor, Tensor]) -> None:
     net.eval()
-    found = importances("gradient", net, prunable_layers(net), samples)
+    found = gradient_effects(net, prunable_layers(net), *samples)
     shrunk = 1e-3
     for name, index in (("last", (1, 4)), ("hidden", (0, 3)), ("grouped", (2, 1, 0, 2))):
         losses = []
@@ -214,7 +213,7 @@ def test_wanda_is_what_a_weight_adds_to_the_layers_output(module: nn.Module, sha
     given = torch.randn(7, *shape, generator=rng(0)) + 0.5
     model = nn.Sequential(module)
     layers = prunable_layers(model)
-    found = importances("wanda", model, layers, (given, torch.zeros(7, dtype=torch.int64)))["0"]
+    found = wanda_scores(model, layers, given)["0"]
     assert found.shape == module.weight.shape
     for flat in torch.randperm(found.numel(), generator=rng(1))[:12].tolist():
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), found.shape))
@@ -232,16 +231,8 @@ def test_wanda_sums_over_batches(net: Net, samples: tuple[Tensor, Tensor]) -> No
 def test_wanda_takes_other_layers_by_magnitude() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2))
     given = torch.randint(5, (6, 3), generator=rng(0))
-    found = importances("wanda", model, prunable_layers(model), (given, torch.zeros(6, dtype=torch.int64)))
+    found = wanda_scores(model, prunable_layers(model), given)
     assert torch.equal(found["0"], model[0].weight.detach().abs())
-
-
-def test_importances_say_what_they_cannot() -> None:
-    model = nn.Linear(3, 2)
-    with pytest.raises(EvopruneError, match="'learned' gives no importances; choose from magnitude, gradient, wanda"):
-        importances("learned", model, prunable_layers(model))
-    with pytest.raises(EvopruneError, match="'wanda' looks at training data"):
-        importances("wanda", model, prunable_layers(model))
 
 
 def test_the_number_of_threads_is_as_before_and_makes_no_difference(net: Net, samples: tuple[Tensor, Tensor]) -> None:

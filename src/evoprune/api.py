@@ -33,7 +33,7 @@ from evoprune.run import (
     status_after_finetuning,
     write_outputs,
 )
-from evoprune.scoring import DataScore, as_score
+from evoprune.scoring import DataScore, as_score, device_of
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, apply_masks, load_masks
 from evoprune.tasks import (
@@ -217,7 +217,7 @@ def finetune(
         before = read_weights(folder.model)
         recipe = settings.recipe(epochs, "cosine", learning_rate)
         if settings.distill and isinstance(task.train, TensorSource):
-            task.train.ask(dense)
+            task.train.cache_teacher_logits(dense)
         journal, begun = Journal.reopen(folder.journal), time.perf_counter()
         stage = journal.next_stage
         sparsity = sparsity_of(masks, task.layers)
@@ -408,7 +408,7 @@ def _surroundings(settings: Settings) -> Iterator[None]:
 
 def _like(model: nn.Module) -> Callable[[Result], Result]:
     """Remembers device, modes, gradients and memory layout of a model, to give a result's model the same."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     modes = [module.training for module in model.modules()]
     gradients = [parameter.grad for parameter in model.parameters()]
     layout = torch.channels_last

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evoprune.core import EvopruneError
-from evoprune.search import BudgetedBits, Genes, PlainBits, Population, Shares, share_budget
+from evoprune.search import BudgetedBits, Genes, Population, Shares, share_budget
 from evoprune.search.self_adaptation import adapted, trades
 
 FAST = settings(max_examples=30)
@@ -151,52 +151,8 @@ def test_an_impossible_budget_is_refused(keep: int) -> None:
         dense(keep)
 
 
-# -- free bits ---------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 80), st.integers(0, 10_000))
-@FAST
-def test_without_mutation_every_bit_is_a_parents(length: int, seed: int) -> None:
-    genes = PlainBits(length, mutation_rate=0.0)
-    given_ = population(genes, 4, seed)
-    mothers, fathers = parents(4, 6, seed)
-    children, _ = genes.breed(given_, mothers, fathers, rng(seed))
-    from_mother, from_father = children == given_.genomes[mothers], children == given_.genomes[fathers]
-    assert bool((from_mother | from_father).all())
-    copies, _ = genes.switch(given_, mothers, rng(seed))
-    assert torch.equal(copies, given_.genomes[mothers])
-
-
-def test_half_of_a_childs_bits_are_its_fathers() -> None:
-    genes = PlainBits(10_000, mutation_rate=0.0)
-    given_ = population(genes, 2, 0)
-    children, _ = genes.breed(given_, torch.zeros(5, dtype=torch.long), torch.ones(5, dtype=torch.long), rng())
-    differ = given_.genomes[0] != given_.genomes[1]
-    share = (children == given_.genomes[1])[:, differ].double().mean(1)
-    assert bool(((share > 0.45) & (share < 0.55)).all())
-
-
-@pytest.mark.parametrize("density", [0.02, 0.5, 0.9])
-def test_first_bits_have_the_density_and_flips_keep_it_and_go_both_ways(density: float) -> None:
-    genes = PlainBits(20_000, density, mutation_rate=0.05)
-    given_ = population(genes, 4, 0)
-    assert float(given_.genomes.double().mean()) == pytest.approx(density, abs=0.01)
-    children, _ = genes.switch(given_, torch.arange(4), rng())
-    assert bool((children & ~given_.genomes).any())
-    assert bool((~children & given_.genomes).any())
-    assert float(children.double().mean()) == pytest.approx(density, abs=0.03)
-
-
-@pytest.mark.parametrize("density", [0.0, 1.0])
-def test_a_density_of_nothing_or_all_is_refused(density: float) -> None:
-    with pytest.raises(EvopruneError, match="density must be between 0 and 1"):
-        PlainBits(10, density)
-
-
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_a_mutation_rate_outside_is_refused(rate: float) -> None:
-    with pytest.raises(EvopruneError, match="mutation_rate must be at least 0 and below 1"):
-        PlainBits(10, mutation_rate=rate)
     with pytest.raises(EvopruneError, match="mutation_rate must be at least 0 and below 1"):
         dense(20, mutation_rate=rate)
 
@@ -216,21 +172,6 @@ def test_without_mutation_uniform_crossover_takes_each_share_of_a_parent(layers:
     assert bool((torch.isclose(children, a) | torch.isclose(children, b)).all())
 
 
-@given(st.integers(1, 30), st.integers(0, 10_000), st.booleans())
-@FAST
-def test_without_mutation_a_blend_lies_between_its_parents_or_a_little_beyond(
-    layers: int, seed: int, free: bool
-) -> None:
-    given_ = population(Shares(layers, free_total=free), 4, seed)
-    genes = Shares(layers, step=0.0, crossover="blend", free_total=free)
-    mothers, fathers = parents(4, 6, seed)
-    traits = {"step": torch.zeros(4)}
-    children, _ = genes.breed(Population(given_.genomes, given_.fitness, traits), mothers, fathers, rng(seed))
-    a, b = given_.genomes[mothers], given_.genomes[fathers]
-    low, high, slack = torch.minimum(a, b), torch.maximum(a, b), 0.25 * (a - b).abs() + 1e-5
-    assert bool(((children >= low - slack) & (children <= high + slack)).all())
-
-
 def test_the_first_genome_is_the_start_and_free_totals_are_spread() -> None:
     genomes, _ = Shares(5, free_total=True, lowest=0.01).first(200, rng())
     assert genomes.shape == (200, 6)
@@ -244,7 +185,7 @@ def test_the_first_genome_is_the_start_and_free_totals_are_spread() -> None:
 @given(st.integers(0, 1000))
 @FAST
 def test_a_free_total_stays_within_its_bounds(seed: int) -> None:
-    genes = Shares(3, step=4.0, free_total=True, crossover="blend", lowest=0.1)
+    genes = Shares(3, step=4.0, free_total=True, lowest=0.1)
     given_ = population(genes, 6, seed)
     for children, _ in (
         genes.breed(given_, *parents(6, 20, seed), rng(seed)),
@@ -255,8 +196,6 @@ def test_a_free_total_stays_within_its_bounds(seed: int) -> None:
 
 
 def test_wrong_shares_are_refused() -> None:
-    with pytest.raises(EvopruneError, match="crossover must be uniform or blend, not 'two-point'"):
-        Shares(3, crossover="two-point")  # type: ignore[arg-type]
     with pytest.raises(EvopruneError, match="lowest must be between 0 and 1, not 0"):
         Shares(3, lowest=0.0)
 

@@ -62,7 +62,7 @@ def test_it_goes_on_where_it_stopped() -> None:
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in masks)
 
 
-def test_one_threshold_cuts_all_layers() -> None:
+def test_global_threshold_cuts_all_layers() -> None:
     net = model()
     plain = after(shown(tightening(net, 90, 100)), 100)
     values = torch.cat([v.flatten() for v in shown(tightening(net, 90, 100)).importance.values()])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,13 +143,8 @@ def _counted(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, in
         channels = weight.numel() if isinstance(module, nn.LayerNorm) else weight.shape[0]
         uses[names[id(weight)]] += seen.numel() // channels
 
-    handles = [
-        module.register_forward_hook(count)
-        for module in model.modules()
-        if isinstance(module, MULTIPLIES) and id(module._parameters.get("weight")) in names
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, MULTIPLIES) and id(module._parameters.get("weight")) in names:
+                hooks.enter_context(module.register_forward_hook(count))
         yield uses
-    finally:
-        for handle in handles:
-            handle.remove()

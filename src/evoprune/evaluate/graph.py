@@ -18,7 +18,7 @@ from torch.fx import Graph, Node, Tracer
 from evoprune.core import weight_of
 from evoprune.scoring import eval_mode
 
-__all__ = ["Split", "UnsplittableError", "split_model"]
+__all__ = ["Split", "UnsplittableError", "has_varied_weight", "split_model"]
 
 
 class UnsplittableError(Exception):
@@ -91,7 +91,7 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
                 raise UnsplittableError(f"it uses {node.target} outside of its layer")
             if node is inputs[0] or any(source in split.from_input for source in node.all_input_nodes):
                 split.from_input.add(node)
-            if _has_varied_weight(root, node, weights) or any(source in varied for source in node.all_input_nodes):
+            if has_varied_weight(root, node, weights) or any(source in varied for source in node.all_input_nodes):
                 varied.add(node)
             (split.varied if node in varied else split.shared).append(node)
     reads = {source: node for node in split.varied for source in node.all_input_nodes}
@@ -121,7 +121,8 @@ def _only_checks(node: Node) -> bool:
     return node.target is torch._assert or "_assert" in getattr(node.target, "__name__", "")
 
 
-def _has_varied_weight(root: nn.Module, node: Node, weights: set[int]) -> bool:
+def has_varied_weight(root: nn.Module, node: Node, weights: set[int]) -> bool:
+    """Whether the node calls a module that holds one of the parameters of these ids."""
     if node.op != "call_module":
         return False
     return any(id(parameter) in weights for parameter in root.get_submodule(str(node.target)).parameters())

@@ -17,8 +17,8 @@ from torch.fx.node import map_arg
 
 from evoprune.evaluate.first_conv import FirstConv
 from evoprune.evaluate.fusion import activation_of, first_conv, folded_norm, is_owned, pool_of
-from evoprune.evaluate.graph import Split
-from evoprune.evaluate.kernels import Weights, average_pool, call_layer, relu_, tanh_, tanh_average_pool
+from evoprune.evaluate.graph import Split, has_varied_weight
+from evoprune.evaluate.kernels import Weights, average_pool, call_layer, tanh_, tanh_average_pool
 from evoprune.evaluate.runners import Shared
 from evoprune.scoring import device_of
 
@@ -117,7 +117,7 @@ class GraphRunner:
         """The nodes that are done together from `node` on, and how."""
         source = node.all_input_nodes[0] if node.all_input_nodes else node
         varied_input = source in self.varied
-        if self._is_layer(node):
+        if has_varied_weight(self.root, node, self.weight_ids):
             if self.on_cpu and not varied_input and (first := first_conv(self.root, node)) is not None:
                 conv, nodes = first
                 if self.split.output not in nodes[:-1]:
@@ -132,11 +132,6 @@ class GraphRunner:
         if varied_input and (quick := self._quick(node, source)) is not None:
             return quick
         return [node], lambda run: self._as_it_is(node, run)
-
-    def _is_layer(self, node: Node) -> bool:
-        if node.op != "call_module":
-            return False
-        return any(id(p) in self.weight_ids for p in self.root.get_submodule(str(node.target)).parameters())
 
     def _first(self, node: Node, conv: FirstConv) -> Callable[[Pass], Any]:
         def run(run: Pass) -> Tensor:
@@ -174,7 +169,7 @@ class GraphRunner:
             reader = next(iter(node.users), node)
             pooled = pool_of(self.root, reader) == "mean" and len(node.users) == 1
             if activation == "relu":
-                return [node], lambda run: relu_(run.values[source])
+                return [node], lambda run: run.values[source].relu_()
             if self.on_cpu and pooled and node is not self.split.output:
                 return [node, reader], lambda run: tanh_average_pool(run.values[source])
             if self.on_cpu:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import cast
 
 import torch
@@ -39,25 +40,20 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
     wanted = set(names)
     moments: dict[str, Tensor] = {}
 
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    def adder(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             rows, weight = _rows(module, given[0], len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
-        return module.register_forward_pre_hook(add)
+        return add
 
-    handles = [
-        watch(strip_module_prefix(name), module)
-        for name, module in model.named_modules()
-        if strip_module_prefix(name) in wanted and _supported(module)
-    ]
-    try:
-        with eval_mode(model):
-            for batch in inputs.split(batch_size):
-                model(batch.clone())  # it may change them in place
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, eval_mode(model):
+        for path, module in model.named_modules():
+            name = strip_module_prefix(path)
+            if name in wanted and _supported(module):
+                hooks.enter_context(module.register_forward_pre_hook(adder(name, module)))
+        for batch in inputs.split(batch_size):
+            model(batch.clone())  # it may change them in place
     return {name: moment.cpu() for name, moment in moments.items()}
 
 

@@ -42,7 +42,7 @@ class ReferenceEvaluator:
         for candidate in range(candidates):
             with masked(self.model, {name: masks[candidate] for name, masks in plans.items()}):
                 if isinstance(self.score, DataScore):
-                    score, loss = _mean_value_and_loss(self.score, self.model)
+                    score, loss = self.score.measure(self.model)
                     losses.append(loss)
                 else:
                     score = self.score(self.model)
@@ -53,16 +53,6 @@ class ReferenceEvaluator:
             complete=torch.ones(candidates, dtype=torch.bool),
             samples=candidates * self.samples,
         )
-
-
-def _mean_value_and_loss(score: DataScore, model: nn.Module) -> tuple[float, float]:
-    score.bind(model)
-    value = loss = 0.0
-    for outputs, part in score.outputs(model):
-        expected = score.expected[part].to(outputs.device)
-        value += float(score.values(outputs, expected).double().sum())
-        loss += float(score.losses(outputs, expected).double().sum())
-    return value / score.samples, loss / score.samples
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Plans, weight_of
-from evoprune.evaluate.kernels import Weights
+from evoprune.evaluate.kernels import Weights, call_with
 
 __all__ = ["OneByOne", "Runner", "Shared", "candidate_weights"]
 
@@ -50,16 +50,5 @@ class OneByOne:
 
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:
         """(P, B, C) outputs."""
-        parameters = [p for p in self.model.parameters() if id(p) in weights]
-        kept = [parameter.detach().clone() for parameter in parameters]
-        candidates = len(next(iter(weights.values())))
-        results = []
-        try:
-            for candidate in range(candidates):
-                for parameter in parameters:
-                    parameter.copy_(weights[id(parameter)][candidate])
-                results.append(self.model(shared[0].clone()))
-        finally:
-            for parameter, values in zip(parameters, kept, strict=True):
-                parameter.copy_(values)
-        return torch.stack(results)
+        candidates = range(len(next(iter(weights.values()))))
+        return torch.stack([call_with(self.model, weights, number, shared[0].clone()) for number in candidates])

@@ -2,7 +2,8 @@
 
 `none` and `learned` assume nothing about weights: the order in which a layer's weights go is evolved from how far the
 layer's output moves (guidance/evolved.py), or learned from how far the model's outputs move when random weights are
-dropped (guidance/learned.py). `magnitude`, `gradient` and `wanda` are the usual rules.
+dropped (guidance/learned.py). `magnitude`, `gradient` and `wanda` are the usual rules, each in its unit: the weight's
+own, the squared loss (what a weight adds to it), the layer's output (what a weight adds to it, root mean square).
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from evoprune.guidance.learned import SAMPLES as LEARNED_SAMPLES
 from evoprune.guidance.learned import learned_ranks
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.guidance.wanda import wanda_scores
-from evoprune.surgery import one_threshold
+from evoprune.surgery import global_threshold
 
-__all__ = ["Advice", "advise", "importances"]
+__all__ = ["Advice", "advise"]
 
-RULES = ("magnitude", "gradient", "wanda")
 NEED_SAMPLES = ("gradient", "wanda", "learned")
 """Those that say nothing without samples of the data; `none` makes do with any order."""
 LAST_STAGE = 1 << 15
@@ -55,7 +55,7 @@ class Advice:
 
     def first_mask(self, sizes: Sequence[int], keep: int) -> Tensor | None:
         """(G,) bool, the `keep` most important weights of all layers and the most important one of each."""
-        return None if self.importance is None else one_threshold(self.importance, sizes, keep)
+        return None if self.importance is None else global_threshold(self.importance, sizes, keep)
 
 
 def advise(
@@ -93,8 +93,12 @@ def advise(
         values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)
     elif samples is not None and kind == "learned":
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
+    elif samples is not None and kind == "gradient":
+        values = gradient_effects(model, layers, *samples)
+    elif samples is not None and kind == "wanda":
+        values = wanda_scores(model, layers, samples[0])
     else:
-        values = importances(kind, model, layers, samples)
+        values = magnitudes(model, layers)
     rng = generator(*seed_path, TIES)
     order = torch.cat([_even(values[layer.name], masks[layer.name], left[layer.name], rng) for layer in layers])
     if samples is not None and kind == "learned":
@@ -106,36 +110,6 @@ def advise(
         values = lamp_scores(values)
     kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)
     return Advice(order, torch.cat(list(kept)))
-
-
-def importances(
-    kind: str, model: nn.Module, layers: Sequence[Layer], samples: tuple[Tensor, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """What a rule says of each weight, in one unit for all layers, so that one threshold may cut them all.
-
-    The unit is the weight's own (`magnitude`), the squared loss (`gradient`: what a weight adds to it), or the layer's
-    output (`wanda`: what a weight adds to it, root mean square). Only the loss means the same in every layer;
-    that magnitudes of different layers can be compared is an assumption, and a usual one.
-
-    Args:
-        kind: `magnitude`, `gradient` or `wanda`. The other guidances give orders inside a layer, see `advise`.
-        model: as found afterwards.
-        layers: the layers asked for.
-        samples: (N, ...) inputs and (N,) targets; `magnitude` needs none.
-
-    Returns:
-        Layer name -> float tensor of the weight's shape, on the CPU, zero or more.
-
-    Raises:
-        EvopruneError: another guidance, or no samples.
-    """
-    if kind not in RULES:
-        raise EvopruneError(f"guidance {kind!r} gives no importances; choose from {', '.join(RULES)}")
-    if kind == "magnitude":
-        return magnitudes(model, layers)
-    if samples is None:
-        raise EvopruneError(f"guidance {kind!r} looks at training data; pass samples=(inputs, targets)")
-    return gradient_effects(model, layers, *samples) if kind == "gradient" else wanda_scores(model, layers, samples[0])
 
 
 def _even(values: Tensor, mask: Tensor, left: Tensor, rng: torch.Generator) -> Tensor:

@@ -6,9 +6,9 @@ weights inside one output; here they are compared inside a layer, which it found
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,25 +50,20 @@ def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_s
     """
     powers: dict[str, Tensor] = {}
 
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    def adder(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             power = _convolution_power(module, given[0]) if isinstance(module, CONVOLUTIONS) else _power(given[0])
             powers[name] = powers.get(name, 0) + power.cpu() / len(inputs)
 
-        return module.register_forward_pre_hook(add)
+        return add
 
-    handles = [
-        watch(strip_module_prefix(name), module)
-        for name, module in model.named_modules()
-        if strip_module_prefix(name) in names and isinstance(module, (nn.Linear, *CONVOLUTIONS))
-    ]
-    try:
-        with evaluating(model):
-            for batch in inputs.split(batch_size):
-                model(batch.clone())  # it may change them in place
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(model):
+        for path, module in model.named_modules():
+            name = strip_module_prefix(path)
+            if name in names and isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+                hooks.enter_context(module.register_forward_pre_hook(adder(name, module)))
+        for batch in inputs.split(batch_size):
+            model(batch.clone())  # it may change them in place
     return powers
 
 

@@ -17,14 +17,10 @@ from evoprune.report.figures import Drawing, mask_drawings, run_drawings
 from evoprune.report.read import Run, read_run
 from evoprune.report.records import Result
 from evoprune.report.style import DARK, LIGHT, png
+from evoprune.run.contradictions import ONLY_ORIGINAL
 from evoprune.storage import write_atomic
 
 __all__ = ["Tile", "headline", "notes", "write_report"]
-
-DONE = {None, "complete", "completed", "done", "finished", "ok"}
-SHOWN_APART = {"command", "versions"}
-ONLY_ORIGINAL = {"alpha", "initial_sparsity"}
-"""Settings that the other presets do not read."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +126,7 @@ def _final_tiles(run: Run, result: Result) -> list[Tile]:
             )
         )
     else:
-        tiles.append(
-            Tile("Floor", "none", f"validation {_score_word(run)} {wording.score(pruned.val_score, accuracy)}")
-        )
+        tiles.append(Tile("Floor", "none", validation))
     full = "the masks tightened while training"
     if result.searched:
         full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
@@ -223,7 +217,7 @@ def _warning(run: Run) -> str | None:
             "This run is not finished. The page shows what its journal holds so far; nothing here is a"
             f" final result. To continue it: evoprune resume {shlex.quote(str(run.folder))}"
         )
-    if run.result.status not in DONE:
+    if run.result.status not in (None, "complete"):
         return f"Note: {run.result.status}."
     return None
 
@@ -237,12 +231,11 @@ def _total(run: Run) -> dict[str, Any] | None:
 
 
 def _versions(run: Run) -> list[tuple[str, str]]:
-    versions = run.result.versions if run.result is not None else run.config.get("versions")
-    return [(key, _shown(value)) for key, value in versions.items()] if isinstance(versions, dict) else []
+    return [] if run.result is None else [(key, _shown(value)) for key, value in run.result.versions.items()]
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
-    hidden = SHOWN_APART if run.config.get("preset") == "original" else SHOWN_APART | ONLY_ORIGINAL
+    hidden = {"command"} if run.config.get("preset") == "original" else {"command", *ONLY_ORIGINAL}
     return [(key, _shown(value)) for key, value in run.config.items() if key not in hidden]
 
 

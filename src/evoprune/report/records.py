@@ -81,7 +81,7 @@ class FrontRow(Record):
 
 
 class Result(Record):
-    """result.json, see docs: what the run reached and what it cost."""
+    """result.json: what the run reached and what it cost."""
 
     model: str
     data: str | None = None

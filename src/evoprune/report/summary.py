@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evoprune.report import wording
-from evoprune.report.records import Result, parse_result
+from evoprune.report.records import parse_result
 
 __all__ = ["layer_table", "summary_lines"]
 
@@ -24,7 +24,9 @@ def layer_table(result: Mapping[str, Any]) -> Table:
     table = Table(show_footer=True)
     table.add_column("layer", "total", no_wrap=True)
     table.add_column("kind")
-    for title, total in zip(("weights", "kept", "sparsity"), _totals(content), strict=True):
+    pruned = content.pruned
+    totals = wording.count(pruned.weights), wording.count(pruned.nonzero_weights), wording.percent(pruned.sparsity)
+    for title, total in zip(("weights", "kept", "sparsity"), totals, strict=True):
         table.add_column(title, total, justify="right", no_wrap=True)
     for layer in content.layers:
         numbers = wording.count(layer.weights), wording.count(layer.kept), wording.percent(layer.sparsity)
@@ -69,13 +71,3 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     epochs = f"{content.finetune.epochs} epochs of fine-tuning"
     lines.append(f"{'whole run':<20} {wording.duration(content.seconds)}, {epochs}")
     return lines
-
-
-def _totals(result: Result) -> tuple[str, str, str]:
-    weights = sum(layer.weights or 0 for layer in result.layers)
-    kept = sum(layer.kept or 0 for layer in result.layers)
-    return (
-        wording.count(weights),
-        wording.count(kept),
-        wording.percent(1 - kept / weights if weights else None),
-    )

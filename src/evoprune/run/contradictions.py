@@ -8,7 +8,7 @@ from typing import Any
 from evoprune.core import EvopruneError
 from evoprune.search import ALGORITHMS, BoundarySwaps, BudgetedBits, Shares
 
-__all__ = ["option_name", "refuse_contradictions"]
+__all__ = ["ONLY_ORIGINAL", "option_name", "refuse_contradictions"]
 
 NOT_ORIGINAL: dict[str, tuple[Any, str]] = {
     "algorithm": ("ga", "is one genetic algorithm"),
@@ -20,6 +20,7 @@ NOT_ORIGINAL: dict[str, tuple[Any, str]] = {
 }
 """What the original preset has no choice in: the value that it has, and what it does instead."""
 ONLY_ORIGINAL = ("alpha", "initial_sparsity")
+"""Settings that the other presets do not read."""
 ONLY_SEARCH = ("algorithm", "population", "generations", "crossover_rate", "mutation_rate", "scoring")
 NOT_YET = ("channels", "2:4")
 GENES: dict[str, tuple[type, ...]] = {
@@ -91,7 +92,7 @@ def _refuse_unfit_algorithm(given: Mapping[str, Any], chosen: Mapping[str, Any])
     """Not every algorithm can evolve what the genomes of a space are made of."""
     algorithm, space = str(chosen.get("algorithm", "steady")), str(chosen.get("space", "weights"))
     entry = ALGORITHMS.get(algorithm)
-    if entry is None or algorithm == "original" or space not in GENES:
+    if entry is None or space not in GENES:
         return  # refused by `Settings`, which lists what there is
     # A front is of layers' shares: only they leave the total free.
     fit = ["allocation"] if algorithm == "nsga2" else [s for s, genes in GENES.items() if entry.evolves(genes)]

@@ -63,7 +63,7 @@ class Runner:
         self.costs = costs_of(task, settings)
         self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
         if self.teacher is not None and isinstance(task.train, TensorSource):
-            task.train.ask(self.teacher)
+            task.train.cache_teacher_logits(self.teacher)
         self.device = next(task.model.parameters()).device
         self.norm_inputs: Tensor | None = None
         if settings.recalibrate and task.train is not None and task.samples is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evoprune.core import Layer
 from evoprune.evaluate import Costs
@@ -70,11 +69,6 @@ class Outcome:
     accepted: bool
     polished: bool
     below_floor: bool = False
-
-    @staticmethod
-    def from_json(record: dict[str, Any]) -> Outcome:
-        """From a snapshot's JSON."""
-        return Outcome(**record)
 
 
 def next_stage(

@@ -33,7 +33,7 @@ from evoprune.search import (
     share_costs,
 )
 from evoprune.spaces import AllocationSpace, MixtureSpace, Space, WeightSpace, unpack_bits
-from evoprune.surgery import swap_weights
+from evoprune.surgery import set_weights
 
 __all__ = ["Scored", "Search", "make_search"]
 
@@ -151,7 +151,7 @@ def make_search(
             settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer
         )
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)
-        swap_weights(task.model, {name: state.now.values[name] for name in stage.layers})
+        set_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
 
     def evaluator(score: Callable[..., float]) -> Evaluator:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evoprune.core import EvopruneError, Masks
@@ -16,7 +16,7 @@ from evoprune.guidance import Advice
 from evoprune.run.schedule import Outcome, Stage
 from evoprune.search import Population
 from evoprune.spaces import pack_bits, unpack_bits
-from evoprune.storage import save_tensors, shapes_of
+from evoprune.storage import read_tensors, save_tensors, shapes_of
 
 __all__ = ["FrontPoint", "Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
 
@@ -133,12 +133,11 @@ def load_state(path: Path) -> RunState:
         EvopruneError: there is none, or it is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            plain: dict[str, Any] = json.loads((file.metadata() or {})["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if (file.metadata() or {})["shapes"] != shapes_of(tensors):
-                raise ValueError("it lacks tensors that it was written with, or they have other shapes")
-        plain["history"] = [Outcome.from_json(record) for record in plain["history"]]
+        tensors, metadata = read_tensors(path)
+        plain: dict[str, Any] = json.loads(metadata["state"])
+        if metadata["shapes"] != shapes_of(tensors):
+            raise ValueError("it lacks tensors that it was written with, or they have other shapes")
+        plain["history"] = [Outcome(**record) for record in plain["history"]]
         if plain["stage"] is not None:
             plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
         plain["front"] = [

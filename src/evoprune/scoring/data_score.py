@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, said
@@ -76,22 +75,20 @@ class DataScore(ABC):
         Raises:
             EvopruneError: the outputs are not (B, C), targets are not below C, or the score is not a number.
         """
-        score = self._mean(model, self.values)
+        score, _ = self.measure(model)
         if not abs(score) < float("inf"):
             raise EvopruneError("the score is not a finite number; does the model give NaN or infinite outputs?")
         return score
 
-    def loss(self, model: nn.Module) -> float:
-        """Mean loss of a model: what tells two models of equal score apart."""
-        return self._mean(model, self.losses)
-
-    def _mean(self, model: nn.Module, measure: Callable[[Tensor, Tensor], Tensor]) -> float:
-        """Of `values` or `losses` over all samples."""
+    def measure(self, model: nn.Module) -> tuple[float, float]:
+        """Mean value and mean loss of a model; the loss tells two models of equal score apart."""
         self.bind(model)
-        total = 0.0
+        value = loss = 0.0
         for outputs, part in self.outputs(model):
-            total += float(measure(outputs, self.expected[part].to(outputs.device)).double().sum())
-        return total / self.samples
+            expected = self.expected[part].to(outputs.device)
+            value += float(self.values(outputs, expected).double().sum())
+            loss += float(self.losses(outputs, expected).double().sum())
+        return value / self.samples, loss / self.samples
 
     def outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, slice]]:
         """The model's outputs (B, C), batch after batch, each with its place among the samples."""
@@ -125,4 +122,4 @@ class DataScore(ABC):
             )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.samples} samples, inputs {tuple(torch.Size(self.inputs.shape[1:]))})"
+        return f"{type(self).__name__}({self.samples} samples, inputs {tuple(self.inputs.shape[1:])})"

@@ -12,12 +12,11 @@ from evoprune.search.cmaes import CMAES
 from evoprune.search.cost_budget import share_costs
 from evoprune.search.evopress import EvoPress
 from evoprune.search.generational_ga import GenerationalGA
-from evoprune.search.genes import BitGenes, Genes, Proposal
+from evoprune.search.genes import Genes, Proposal
 from evoprune.search.in_turn import InTurn
 from evoprune.search.nsga2 import NSGA2
 from evoprune.search.original_ga import OriginalGA
 from evoprune.search.pbil import PBIL
-from evoprune.search.plain_bits import PlainBits
 from evoprune.search.random_search import RandomSearch
 from evoprune.search.registry import ALGORITHMS, make_algorithm
 from evoprune.search.shares import Shares
@@ -25,8 +24,8 @@ from evoprune.search.steady_state_ga import SteadyStateGA
 from evoprune.search.units import evolve_units, nested_ranks
 
 __all__ = [
-    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BitGenes", "BoundarySwaps", "BudgetedBits", "EvoPress",
-    "GenerationalGA", "Genes", "InTurn", "OriginalGA", "PlainBits", "Population", "Proposal", "RandomSearch",
+    "ALGORITHMS", "CMAES", "NSGA2", "PBIL", "Algorithm", "BoundarySwaps", "BudgetedBits", "EvoPress",
+    "GenerationalGA", "Genes", "InTurn", "OriginalGA", "Population", "Proposal", "RandomSearch",
     "Screening", "Shares", "SteadyStateGA", "best_of", "evolve_units", "lexicographic_order", "make_algorithm",
     "nested_ranks", "share_budget", "share_costs",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evoprune.search.algorithm import Population
 
-__all__ = ["BitGenes", "Genes", "Proposal"]
+__all__ = ["Genes", "Proposal"]
 
 Proposal = tuple[Tensor, Mapping[str, Tensor]]
 """(C, G) genomes and their traits, each (C, ...)."""
@@ -46,16 +46,4 @@ class Genes(Protocol):
 
     def switch(self, population: Population, parents: Tensor, rng: torch.Generator) -> Proposal:
         """Small mutations only: a child of each parent (C,) in which a few pairs of layers trade weights."""
-        ...
-
-
-class BitGenes(Genes, Protocol):
-    """Bits that can also be drawn from a chance for each."""
-
-    def chances(self) -> Tensor:
-        """(G,) float32, how likely each bit is to be set while nothing is known."""
-        ...
-
-    def sample(self, chances: Tensor, count: int, rng: torch.Generator) -> Proposal:
-        """`count` genomes in which bit g is set about `chances[g]` of the time, (G,) float."""
         ...

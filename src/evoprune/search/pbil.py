@@ -1,7 +1,7 @@
 """A chance for every bit instead of crossover: draw genomes from the chances, move them toward the better half.
 
 Population-based incremental learning: Baluja, CMU-CS-94-163, 1994; the compact GA (Harik, Lobo and Goldberg, 1999)
-moves them by single steps. Genes with a budget are drawn under it.
+moves them by single steps. Genomes are drawn under the budget.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 
 from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population, Screening, lexicographic_order
-from evoprune.search.genes import BitGenes, Proposal
+from evoprune.search.budgeted_bits import BudgetedBits
+from evoprune.search.genes import Proposal
 from evoprune.search.selection import best, worst_fitness
 
 __all__ = ["PBIL"]
@@ -27,12 +28,12 @@ class PBIL:
     """Estimation of distribution for bits; `chances` (G,) are its state.
 
     Attributes:
-        genes: bits, free or under a budget.
+        genes: bits under a budget.
         size: P, genomes drawn in a generation and kept.
         rate: how far the chances move toward the better half of the survivors in a generation.
     """
 
-    genes: BitGenes
+    genes: BudgetedBits
     size: int = 24
     rate: float = 0.2
     asks_per_generation: ClassVar[int] = 1

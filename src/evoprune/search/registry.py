@@ -15,10 +15,8 @@ from evoprune.search.evopress import EvoPress
 from evoprune.search.generational_ga import GenerationalGA
 from evoprune.search.genes import Genes
 from evoprune.search.nsga2 import NSGA2
-from evoprune.search.original_ga import OriginalGA
 from evoprune.search.pareto import load_pymoo
 from evoprune.search.pbil import PBIL
-from evoprune.search.plain_bits import PlainBits
 from evoprune.search.random_search import RandomSearch
 from evoprune.search.shares import Shares
 from evoprune.search.steady_state_ga import SteadyStateGA
@@ -39,7 +37,7 @@ class Entry:
     """
 
     kind: Callable[..., Algorithm]
-    genes: tuple[type, ...] = (BoundarySwaps, BudgetedBits, PlainBits, Shares)
+    genes: tuple[type, ...] = (BoundarySwaps, BudgetedBits, Shares)
     hint: str = ""
     by_length: bool = False
     check_installed: Callable[[], object] = lambda: None
@@ -56,11 +54,10 @@ class Entry:
 
 ALGORITHMS: dict[str, Entry] = {
     "ga": Entry(GenerationalGA),
-    "original": Entry(OriginalGA, (PlainBits,), "free bits: use the preset original", by_length=True),
     "steady": Entry(SteadyStateGA),
     "evopress": Entry(EvoPress),
     "cmaes": Entry(CMAES, (Shares,), "real-valued genes: use the space allocation", by_length=True),
-    "pbil": Entry(PBIL, (BudgetedBits, PlainBits), "bits: use the space weights"),
+    "pbil": Entry(PBIL, (BudgetedBits,), "bits: use the space weights"),
     "nsga2": Entry(NSGA2, check_installed=load_pymoo),
     "random": Entry(RandomSearch),
 }

@@ -1,16 +1,14 @@
 """Real-valued genes: how much each layer keeps, and nothing of which weights.
 
 A gene is the log of a layer's density relative to the start's, up to the common factor that an exact budget takes
-out (`share_budget` turns genes into counts). Gaussian mutation with a step that adapts itself (Schwefel 1981);
-uniform crossover, or a blend of both parents (BLX: Eshelman and Schaffer, "Real-Coded Genetic Algorithms and
-Interval-Schemata", 1993).
+out (`share_budget` turns genes into counts). Uniform crossover (Syswerda 1989); Gaussian mutation with a step that
+adapts itself (Schwefel 1981).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,9 +21,6 @@ from evoprune.search.self_adaptation import adapted, trades
 
 __all__ = ["Shares"]
 
-OVERSHOOT = 0.25
-"""How far a blend may lie outside its parents, as a share of their distance."""
-
 
 @dataclass(frozen=True)
 class Shares:
@@ -34,20 +29,16 @@ class Shares:
     Attributes:
         layers: L.
         step: first standard deviation of a mutation, and of the first population.
-        crossover: `uniform` takes each gene of one parent, `blend` between them and a little beyond.
         free_total: whether a last gene says how much is kept in all, relative to the start; else G is L.
         lowest: the least that the last gene may stand for.
     """
 
     layers: int
     step: float = 0.5
-    crossover: Literal["uniform", "blend"] = "uniform"
     free_total: bool = False
     lowest: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.crossover not in ("uniform", "blend"):
-            raise EvopruneError(f"crossover must be uniform or blend, not {self.crossover!r}")
         if not 0 < self.lowest < 1:
             raise EvopruneError(f"lowest must be between 0 and 1, not {self.lowest:g}")
 
@@ -67,11 +58,8 @@ class Shares:
     def breed(self, population: Population, mothers: Tensor, fathers: Tensor, rng: torch.Generator) -> Proposal:
         """Crossover, then a Gaussian step of every gene."""
         genomes = population.genomes[mothers]
-        if self.crossover == "uniform":
-            part = coin_flips(genomes.numel(), rng).view_as(genomes).float()
-        else:
-            part = (1 + 2 * OVERSHOOT) * torch.rand(genomes.shape, generator=rng) - OVERSHOOT
-        genomes = torch.lerp(genomes, population.genomes[fathers], part)
+        from_father = coin_flips(genomes.numel(), rng).view_as(genomes)
+        genomes = torch.where(from_father, population.genomes[fathers], genomes)
         step = self._step(population, mothers, rng)
         return self._bounded(genomes + step[:, None] * torch.randn(genomes.shape, generator=rng)), {"step": step}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError, Layer, Masks, weight_of
 from evoprune.storage import save_tensors
 
-__all__ = ["apply_masks", "load_masks", "save_masks", "swap_weights"]
+__all__ = ["apply_masks", "load_masks", "save_masks", "set_weights"]
 
 
 @torch.no_grad()
@@ -25,14 +25,10 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def swap_weights(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy `values` into the weights of the layers they name; returns what was there."""
-    before = {}
+def set_weights(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy `values` into the weights of the layers that they name."""
     for name, value in values.items():
-        weight = weight_of(model, name)
-        before[name] = weight.detach().clone()
-        weight.copy_(value)
-    return before
+        weight_of(model, name).copy_(value)
 
 
 def save_masks(masks: Mapping[str, Tensor], path: Path) -> None:

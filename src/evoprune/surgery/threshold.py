@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["one_threshold"]
+__all__ = ["global_threshold"]
 
 
-def one_threshold(values: Tensor, sizes: Sequence[int], keep: int) -> Tensor:
+def global_threshold(values: Tensor, sizes: Sequence[int], keep: int) -> Tensor:
     """The `keep` highest values of all layers, among them the highest of each.
 
     Args:

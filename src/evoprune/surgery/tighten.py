@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Masks
-from evoprune.surgery.threshold import one_threshold
+from evoprune.surgery.threshold import global_threshold
 
 __all__ = ["Tightening"]
 
@@ -58,7 +58,7 @@ class Tightening:
         self.present = self._due()
         values = [torch.where(mask, self.importance[name].cpu(), -1.0).flatten() for name, mask in self.masks.items()]
         sizes = [len(value) for value in values]
-        parts = one_threshold(torch.cat(values), sizes, self.present).split(sizes)
+        parts = global_threshold(torch.cat(values), sizes, self.present).split(sizes)
         self.masks = {name: part.view_as(self.masks[name]) for name, part in zip(self.masks, parts, strict=True)}
         return self.masks
 

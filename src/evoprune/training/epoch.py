@@ -47,20 +47,22 @@ def train_epoch(
     model.train()
     with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(rng.initial_seed())
-        for step, (images, targets, answers) in enumerate(source.batches(rng)):
+        for step, (images, targets, cached) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             inputs = _scaled(images, recipe, epoch)
-            taught = answers
-            if teacher is not None and answers is None:
+            teacher_logits = cached
+            if teacher is not None and cached is None:
                 with torch.no_grad(), recipe.autocast(device):
-                    taught = teacher(inputs.clone()).float()  # either model may change its inputs in place
+                    teacher_logits = teacher(inputs.clone()).float()  # either model may change its inputs in place
             with recipe.autocast(device):
                 logits = model(inputs).float()
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            if teacher is not None and taught is not None:
-                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, taught, recipe.temperature)
+            if teacher is not None and teacher_logits is not None:
+                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(
+                    logits, teacher_logits, recipe.temperature
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -82,8 +84,8 @@ def _scaled(inputs: Tensor, recipe: Recipe, epoch: int) -> Tensor:
     return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
 
 
-def _distillation(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+def _distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """T^2 * KL(teacher || model) at temperature T, mean over the batch; both (B, C) logits."""
-    target = F.log_softmax(answers / temperature, dim=1)
+    target = F.log_softmax(teacher_logits / temperature, dim=1)
     given = F.log_softmax(logits / temperature, dim=1)
     return F.kl_div(given, target, reduction="batchmean", log_target=True) * temperature**2

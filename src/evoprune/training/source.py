@@ -23,12 +23,12 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (B, ...).
         targets: (B,) class numbers.
-        answers: (B, C) a teacher's logits for these inputs, where they were asked for beforehand.
+        teacher_logits: (B, C) a teacher's logits for these inputs, where they were computed beforehand.
     """
 
     inputs: Tensor
     targets: Tensor
-    answers: Tensor | None = None
+    teacher_logits: Tensor | None = None
 
 
 class BatchSource(Protocol):
@@ -77,7 +77,7 @@ class TensorSource:
         self.fill = (torch.zeros(1) if fill is None else fill).to(device)
         self.steps = math.ceil(len(inputs) / batch_size)
         self.windows = self._windows()
-        self.answers: Tensor | None = None
+        self.teacher_logits: Tensor | None = None
 
     def augmented(self, shift: int, flip: bool, cutout: int) -> TensorSource:
         """The same samples, augmented so.
@@ -95,14 +95,14 @@ class TensorSource:
         )  # fmt: skip
 
     @torch.no_grad()
-    def ask(self, teacher: nn.Module, batch_size: int = 500) -> None:
+    def cache_teacher_logits(self, teacher: nn.Module, batch_size: int = 500) -> None:
         """Keep the teacher's logits for every sample, so that epochs need not run it again.
 
         Where images are augmented a teacher has to see each one anew: then nothing is kept.
         """
-        self.answers = None
+        self.teacher_logits = None
         if not self.shift and not self.flip and not self.cutout:
-            self.answers = torch.cat([teacher(part.clone()) for part in self.inputs.split(batch_size)])
+            self.teacher_logits = torch.cat([teacher(part.clone()) for part in self.inputs.split(batch_size)])
 
     def _windows(self) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
@@ -128,7 +128,9 @@ class TensorSource:
                 inputs = torch.where(flips[index, None, None, None], inputs.flip(3), inputs)
             if self.cutout:
                 inputs = torch.where(self._squares(len(index), rng), self.fill, inputs)
-            yield Batch(inputs, self.targets[index], None if self.answers is None else self.answers[index])
+            yield Batch(
+                inputs, self.targets[index], None if self.teacher_logits is None else self.teacher_logits[index]
+            )
 
     def _squares(self, count: int, rng: torch.Generator) -> Tensor:
         """(count, 1, H, W) bool: one square in each image, its centre anywhere."""

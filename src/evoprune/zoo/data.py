@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, generator, said
-from evoprune.scoring import evaluating
+from evoprune.scoring import device_of, evaluating
 from evoprune.zoo import hub, mnist_sample
 from evoprune.zoo.images import Images
 from evoprune.zoo.parquet import read_folder
-from evoprune.zoo.random_state import seeded
 
 __all__ = ["DATA_NAMES", "Data", "Split", "check_data_fits", "check_size_fits", "load_data"]
 
@@ -109,10 +108,9 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
     """
     inputs = data.val.inputs[:2]
     shape = tuple(inputs.shape[1:])
-    device = next((p.device for p in model.parameters()), inputs.device)
     try:
-        with seeded(0), evaluating(model), torch.no_grad():
-            logits = model(inputs.to(device, copy=True))
+        with evaluating(model):
+            logits = model(inputs.to(device_of(model), copy=True))
     except Exception as error:  # whatever a user's model says about these inputs
         raise EvopruneError(
             f"the model cannot take images (C, H, W) = {shape} of data {data.name}: {said(error)}"
@@ -134,10 +132,9 @@ def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
     """
     if images.dim() != 4:
         raise EvopruneError("--first-size needs training images (N, C, H, W); leave it out")
-    device = next((p.device for p in model.parameters()), images.device)
     try:
-        with seeded(0), evaluating(model), torch.no_grad():
-            model(F.interpolate(images[:2].to(device), (first_size, first_size)))
+        with evaluating(model):
+            model(F.interpolate(images[:2].to(device_of(model)), (first_size, first_size)))
     except Exception as error:  # whatever a user's model says about a size
         raise EvopruneError(
             f"--first-size {first_size}: the model does not take images of that size ({said(error)}); leave it out"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from evoprune.core import generator
-from evoprune.scoring import eval_mode
+from evoprune.scoring import device_of, eval_mode
 from evoprune.training import Recipe, TensorSource, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
@@ -109,7 +109,7 @@ def train(
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, batch_size: int = 100) -> float:
     """Share of `split` whose largest logit is the target's; the model's mode is left as found."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     correct = 0
     with eval_mode(model):
         for start in range(0, len(split), batch_size):
