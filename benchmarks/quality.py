@@ -38,7 +38,7 @@ import evoprune
 from evoprune.core import Layer, Masks, generator, prunable_layers, sparsity_of
 from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
-from evoprune.scoring import Accuracy
+from evoprune.scoring import Accuracy, device_of
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, load_masks, save_masks
 from evoprune.training import TensorSource
@@ -88,9 +88,10 @@ Reached = dict[float, tuple[dict[str, Any], Path]]
 """The sparsities that are done: their trials, and the folders of their models."""
 
 
-def source_of(data: Data, settings: Settings) -> TensorSource:
-    """Training batches, not augmented yet."""
-    return TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
+def source_of(data: Data, settings: Settings, model: nn.Module) -> TensorSource:
+    """Training batches where the model is, not augmented yet."""
+    place = device_of(model)
+    return TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black, device=place)
 
 
 def by_evoprune(dense: nn.Module, data: Data, settings: Settings, folder: Path, report: Report) -> None:
@@ -107,7 +108,7 @@ def by_evoprune(dense: nn.Module, data: Data, settings: Settings, folder: Path, 
             figures = {"val_score": event["val_score"], "test_score": float(test(model)), "seconds": event["seconds"]}
             report(target, model, masks, figures | spent(events))
 
-    score, train = Accuracy(data.val.inputs, data.val.targets), source_of(data, settings)
+    score, train = Accuracy(data.val.inputs, data.val.targets), source_of(data, settings, model)
     if (folder / "config.json").exists() and not (folder / "result.json").exists():
         evoprune.resume(folder, model, score, train=train, inplace=True, listener=listen)
         return
@@ -146,7 +147,7 @@ def by_rule(
         trial, folder = reached[last]
         model.load_state_dict(load_file(folder / "model.safetensors"))
         epochs, begun = trial["epochs"], begun - trial["seconds"]
-    source = source_of(data, settings)
+    source = source_of(data, settings, model)
     if settings.augmentation:
         source = source.augmented(**settings.augmentation)
     if (teacher := dense if settings.distill else None) is not None:
@@ -235,7 +236,7 @@ def main() -> None:
     checkpoint = default_checkpoint(args.model)
     assert checkpoint is not None, "the models named here come with weights"
     dense = float(load_checkpoint(model, checkpoint)["test_accuracy"])  # other weights, other trials
-    model.eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     chosen = ("finetune_epochs", "final_epochs", "first_size", "distill")
     given = {name: value for name in chosen if (value := getattr(args, name)) is not None}
     runs = [args.sparsities] if args.chain else [[sparsity] for sparsity in args.sparsities]

@@ -74,7 +74,9 @@ def run(words: str, data: str, place: str, out: Path) -> dict[str, Any]:
     """One `evoprune prune` into the folder `out`, or its rest; `data` is a name, and `place` where it is."""
     model, *options = words.split()
     command = ["prune", model, "--data", place, *options, "--out", str(out)]
-    if out.exists():
+    if (out / "result.json").exists():
+        command.append("--overwrite")
+    elif out.exists():
         command = ["resume", str(out)]
     evoprune = [sys.executable, "-m", "evoprune"]
     finished = subprocess.run([*evoprune, *command, "--json"], stdout=subprocess.PIPE, text=True, check=True)

@@ -368,6 +368,18 @@ def test_unusable_arguments_are_one_line(call: Callable[[], Any], words: str) ->
     assert "\n" not in str(error.value)
 
 
+class TwoHeaded(nn.Module):
+    """Gives a second output in train mode, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = model()
+
+    def forward(self, x: Tensor) -> Any:
+        out = self.inner(x)
+        return (out, out) if self.training else out
+
+
 class Tied(nn.Module):
     """Words in, words out, one weight for both; its linear layers see (B, T, D)."""
 
@@ -393,6 +405,38 @@ def test_shared_weights_and_inputs_of_three_dimensions(preset: str) -> None:
     result = quick(Tied(), evoprune.accuracy(tokens()), train=tokens(), preset=preset, **goal)
     consistent(result)
     assert result.model.out.weight is result.model.words.weight  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_copied_kept_or_pruned_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    class Extra(nn.Sequential):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 1}
+
+    net = model()
+    with pytest.raises(EvopruneError, match="_extra_state, a dict"):
+        quick(Extra(*net))
+    nn.utils.parametrizations.weight_norm(net[0])
+    consistent(quick(net), layers=1)
+    assert "left out, for their weights are computed from other parameters" in caplog.text
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        old = nn.utils.weight_norm(model()[5])
+    old(torch.zeros(2, 48))
+    with pytest.raises(EvopruneError, match="cannot be copied"):
+        quick(nn.Sequential(nn.Flatten(), old))
+
+
+def test_layers_may_be_called_by_keyword() -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 3, 3), nn.Linear(48, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(input=self.conv(input=x).flatten(1))
+
+    for guidance in ("none", "wanda"):
+        consistent(quick(Keywords(), guidance=guidance))
+    consistent(quick(Keywords(), guidance="magnitude", space="allocation", budget="flops"))
 
 
 @pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"preset": "original", "floor": 0.0}])
@@ -531,11 +575,13 @@ def test_the_number_of_threads_is_left_as_found() -> None:
 
 
 def test_gradient_guidance_with_a_frozen_layer() -> None:
-    net = model()
+    """While it trains a frozen weight shows no effect: all of it would go."""
+    net, none = model(), {"population": None, "generations": None}
     net[0].requires_grad_(False)
-    for space in ("weights", "training"):
-        options = {"population": None, "generations": None} if space == "training" else {}
-        consistent(quick(net, guidance="gradient", space=space, **options))
+    consistent(quick(net, guidance="gradient", space="weights"))
+    with pytest.raises(EvopruneError, match=r"the weight of 0 is frozen \(1 of 2 layers are\)"):
+        quick(net, guidance="gradient", **none)
+    assert list(quick(net, guidance="gradient", layers="5", **none).masks) == ["5"]
 
 
 def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
@@ -628,6 +674,25 @@ def test_a_time_limit_shortens_the_final_epochs_of_the_only_stage(monkeypatch: p
     assert quick(model(), passes=[0.5], finetune_epochs=1, final_epochs=10).summary["finetune"]["epochs"] == 11
 
 
+def test_the_first_stage_is_trained_out_where_the_floor_needs_it_however_short_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a tight limit would give the dense model back."""
+    monkeypatch.setattr(TimeLimit, "_epoch_seconds", lambda _: 30.0)
+    epochs: list[Any] = []
+
+    def score(net: nn.Module) -> float:
+        dense = all(bool((module.weight != 0).all()) for module in (net[0], net[5]))  # type: ignore[index]
+        return 1.0 if dense or len(epochs) >= 2 else 0.5
+
+    limited = quick(
+        model(), score, max_drop=0.5, time_limit_seconds=100, final_epochs=10,
+        listener=lambda event: epochs.append(event) if event["event"] == "epoch" else None,
+    )  # fmt: skip
+    assert limited.sparsity > 0
+    assert 1 + 1 <= limited.summary["finetune"]["epochs"] <= 1 + 3
+
+
 def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes() -> None:
     settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4)
     net = model()
@@ -682,6 +747,12 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
         with pytest.raises(EvopruneError, match=words) as error:
             quick(model(), train=train, listener=told.append)
         assert "\n" not in str(error.value)
+    for floats in (targets.float(), targets[:, None].float(), torch.rand(len(targets), 2)):
+        with pytest.raises(EvopruneError, match="fine-tuning is for classifiers"):
+            quick(model(), train=(inputs, floats), listener=told.append)
+    consistent(quick(model(), train=(inputs, torch.rand(len(targets), 2).softmax(1))))
+    with pytest.raises(EvopruneError, match=r"does not fit the model: AttributeError: 'tuple'"):
+        quick(TwoHeaded(), listener=told.append)
     with pytest.raises(EvopruneError, match="requires_grad_"):
         quick(model().requires_grad_(False), listener=told.append)
     with pytest.raises(EvopruneError, match=r"cannot take the scoring data, torch\.float64"):

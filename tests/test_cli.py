@@ -22,6 +22,7 @@ from evoprune.report.page import notes
 from evoprune.report.read import read_run
 from evoprune.run.journal import Journal
 from evoprune.surgery import FineTuner
+from evoprune.training import train_epoch
 from evoprune.zoo import load_model
 
 Command = Callable[..., Any]
@@ -307,6 +308,29 @@ def test_finetune_trains_nothing_on_a_damaged_folder(evoprune: Command, copied: 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_lost_result_of_a_later_fine_tuning_is_not_overwritten_by_the_end_of_the_run(
+    evoprune: Command, copied: Path
+) -> None:
+    assert evoprune("finetune", copied, "--epochs", 1, "--quiet").code == 0
+    model = (copied / "model.safetensors").read_bytes()
+    (copied / "result.json").write_text("[]")
+    for command in ("eval", "finetune", "resume"):
+        assert evoprune(command, copied).failed("result.json is damaged", "put it back from a copy")
+    (copied / "result.json").unlink()
+    assert evoprune("resume", copied).failed("result.json is missing", "fine-tuned later")
+    assert (copied / "model.safetensors").read_bytes() == model
+
+
+def test_a_report_older_than_the_result_is_drawn_again(evoprune: Command, copied: Path) -> None:
+    (copied / "report.html").write_text("half a run")
+    assert evoprune("resume", copied, "--quiet").code == 0
+    assert (copied / "report.html").read_text() == "half a run", "it is newer"
+    os.utime(copied / "report.html", (0, 0))
+    assert evoprune("resume", copied, "--quiet").code == 0
+    assert "half a run" not in (copied / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_missed_goal_says_why(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     arguments = ("prune", "lenet5", "--data", digits, "--quiet", "--population", 2, "--generations", 1)
     short = ("--finetune-epochs", 0, "--final-epochs", 1)
@@ -315,6 +339,8 @@ def test_a_missed_goal_says_why(evoprune: Command, digits: Path, tmp_path: Path)
     zero = ("--max-drop", 0, "--finetune-epochs", 0, "--final-epochs", 0, "--guidance", "none", "--passes", "0.99")
     ran = evoprune(*arguments, *zero, "--out", tmp_path / "b")
     assert "nothing could be pruned above the floor" in ran.out
+    ran = evoprune(*arguments, *zero[2:-1], "0.1,0.99", "--max-drop", 5, "--out", tmp_path / "c")
+    assert "below the 0.99 asked for, because the floor no longer held" in ran.out
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -398,6 +424,33 @@ def test_train_writes_weights_that_prune_takes(evoprune: Command, digits: Path, 
     assert load_file(file).keys() == load_model("lenet5").state_dict().keys()
     assert all(torch.equal(value, load_file(file)[name]) for name, value in load(first).items())
     assert evoprune("layers", "lenet5", "--checkpoint", file).code == 0
+
+
+def test_a_training_over_an_older_file_goes_on_where_it_was_interrupted(
+    evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "lenet.safetensors"
+    arguments = ("train", "lenet5", "--data", digits, "--out", file, "--epochs", 2)
+    assert evoprune(*arguments, "--quiet").code == 0
+    first = file.read_bytes()
+    epochs: list[int] = []
+
+    def interrupted_in_the_second(*args: Any, **options: Any) -> float:
+        epochs.append(1)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return train_epoch(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["evoprune.zoo.train"], "train_epoch", interrupted_in_the_second)
+        ran = evoprune(*arguments, "--overwrite")
+    assert ran.code == 130
+    assert "the same command without --overwrite goes on" in ran.err
+    assert file.read_bytes() == first
+    ran = evoprune(*arguments)
+    assert ran.code == 0, ran.err
+    assert [line.split()[3] for line in ran.err.splitlines()] == ["2/2"]
+    assert all(torch.equal(value, load_file(file)[name]) for name, value in load(first).items())
 
 
 def test_train_goes_on_from_given_weights(evoprune: Command, digits: Path, tmp_path: Path) -> None:
@@ -587,6 +640,9 @@ def test_a_full_disk_behind_stdout_is_one_line() -> None:
 def test_an_interrupt_promises_resume_only_where_a_folder_is(
     evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
+    if not begun:  # an older run's
+        (tmp_path / "config.json").write_text("{}")
+
     def interrupted(*_: Any) -> None:
         if begun:
             (tmp_path / "config.json").write_text("{}")

@@ -67,17 +67,22 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
         read_tensors(path)
 
 
+@pytest.mark.parametrize(
+    ("problem", "seen"),
+    [(OSError(errno.ENOSPC, "No space left on device"), EvopruneError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["full", "interrupted"],
+)
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problem: BaseException, seen: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"a": 1})
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fails(*_: object) -> None:
+        raise problem
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EvopruneError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(seen, match=r"No space left on device|^$"):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]

@@ -21,6 +21,7 @@ def _quiet_when_interrupted(kind: type[BaseException], error: BaseException, tra
         sys.__excepthook__(kind, error, trace)
 
 
+_hook_before = sys.excepthook
 if Path(sys.argv[0] if sys.argv else "").name in ("evoprune", "-m"):  # Ctrl-C while the command is still importing
     sys.excepthook = _quiet_when_interrupted
 
@@ -28,6 +29,9 @@ from evoprune.api import evaluate, finetune, prune, resume
 from evoprune.core import EvopruneError
 from evoprune.run import Result
 from evoprune.scoring import accuracy, fidelity, loss
+
+if sys.excepthook is _quiet_when_interrupted:
+    sys.excepthook = _hook_before
 
 __all__ = [
     "EvopruneError", "Result", "accuracy", "evaluate", "fidelity", "finetune", "loss", "prune", "resume",

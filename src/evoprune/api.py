@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, sparsity_of
+from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, said, sparsity_of
 from evoprune.report import write_report
 from evoprune.report.read import read_run
 from evoprune.run import (
@@ -83,8 +83,8 @@ def prune(
         model: any nn.Module; it is not changed unless `inplace`.
         score: model -> float, higher is better, or a score built from data, such as
             `evoprune.accuracy(loader)`, which is far faster since candidates are scored in batches.
-        train: batches for fine-tuning: a DataLoader, a list of (inputs, targets), or a pair of tensors;
-            without it nothing is fine-tuned, and the search has more generations by default.
+        train: batches for fine-tuning a classifier, by cross-entropy: a DataLoader, a list of (inputs, targets), or
+            a pair of tensors; without it nothing is fine-tuned, and the search has more generations by default.
         test: another score, read once at the end for the dense and the pruned model.
         layers: names of the layers to prune; all prunable ones by default.
         out: run folder for journal, snapshots, masks, weights and the report; nothing is written without it.
@@ -92,7 +92,8 @@ def prune(
         inplace: prune the given model itself.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
         **settings: the options of `evoprune prune`, such as `sparsity=0.9`, `max_drop=0.5`, `seed=1`,
-            `preset="original"`, `time_limit_seconds=600`; see `evoprune.run.Settings`.
+            `preset="original"`, `time_limit_seconds=600`; see `evoprune.run.Settings`. The device is that of the
+            model, unless `device` names another.
 
     Returns:
         The pruned model, its masks, and what was measured.
@@ -127,7 +128,8 @@ def prune(
         raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
     as_given = _like(model)
     with _surroundings(chosen):
-        task = given_task(model if inplace else copy.deepcopy(model), score, train, test, chosen)
+        copied = _copied(model)
+        task = given_task(model if inplace else copied, score, train, test, chosen)
         return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener))
 
 
@@ -165,9 +167,14 @@ def resume(
         settings = found
         as_given = _like(model) if model is not None else lambda result: result
         if model is not None and not inplace:
-            model = copy.deepcopy(model)
+            model = _copied(model)
         if folder.result.exists():
             return as_given(_recorded(folder, settings, model))
+        if folder.before_finetune.exists():
+            raise EvopruneError(
+                f"{folder.result} is missing, and the run was fine-tuned later, which going on from its own end would"
+                f" lose; put it back from a copy, or delete {folder.before_finetune} to go on all the same"
+            )
         resumed = folder.snapshot.exists()
         if resumed and not folder.dense.exists():
             raise EvopruneError(
@@ -209,9 +216,11 @@ def finetune(
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
     with _opened(run) as (folder, found):
         summary = folder.read_result()
-        read_run(folder.path)  # what the report will need is known to be readable before any epoch
         task, settings = named_task(found, read_weights(folder.dense), folder.dense)
         assert task.train is not None
+        # What is needed after the last epoch is known to be readable before the first.
+        read_run(folder.path)
+        points = read_points(folder.path, summary, task.layers)
         dense = copy.deepcopy(task.model).eval()
         masks = _load_pruned(task.model, folder, settings)
         before = read_weights(folder.model)
@@ -253,8 +262,7 @@ def finetune(
             summary["finetune"]["epochs"] += epochs
             summary["finetune"]["seconds"] += seconds
             summary["seconds"] += seconds
-            save_tensors(before, folder.path / "model.before-finetune.safetensors")
-            points = read_points(folder.path, summary, task.layers)
+            save_tensors(before, folder.before_finetune)
             result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path, points)
             write_outputs(folder, result, settings)
         write_report(folder.path)
@@ -299,7 +307,7 @@ def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Re
     layers = prunable_layers(model, settings.include_norm)
     points = read_points(folder.path, summary, layers)
     score = summary["pruned"]["val_score"]
-    if not folder.report.exists():
+    if not folder.report.exists() or folder.report.stat().st_mtime_ns < folder.result.stat().st_mtime_ns:
         write_report(folder.path)
     return Result(model, masks, sparsity_of(masks, layers), score, _front(summary), summary, folder.path, points)
 
@@ -327,6 +335,16 @@ def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
     return masks
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # of torch, for a parameter that is computed from others
+        raise EvopruneError(
+            f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
+            " (torch.nn.utils.remove_weight_norm)"
+        ) from error
+
+
 def _check_given(settings: Settings, train: Any, test: Any) -> None:
     """A run goes on with what it began with, else it would end with something else."""
     for name, had, given in (("train", settings.has_train, train), ("test", settings.has_test, test)):
@@ -342,7 +360,7 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)
     costs_of(task, settings)
-    check_guidance(task, settings.guidance)
+    check_guidance(task, settings)
     if settings.recalibrate:
         check_recalibration(task)
     if settings.first_size and task.samples is not None:

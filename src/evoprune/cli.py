@@ -190,6 +190,8 @@ def prune(
 ) -> None:
     """Prune a model; writes a run folder with masks, weights and a report."""
     folder = out or Path("runs") / model.replace(":", "-")
+    config = folder / "config.json"
+    before = config.stat().st_mtime_ns if config.is_file() else 0
 
     def call() -> None:
         settings = make_settings(
@@ -209,7 +211,7 @@ def prune(
         _show(result, as_json)
 
     def go_on() -> str:
-        begun = (folder / "config.json").exists()
+        begun = config.is_file() and config.stat().st_mtime_ns != before
         return f"`evoprune resume {shlex.quote(str(folder))}` goes on where it stopped" if begun else NOTHING
 
     _guard(call, debug, go_on)
@@ -375,7 +377,8 @@ def _train(
         raise EvopruneError(f"--seed {seed}: expected 0 or more")
     if out.suffix != ".safetensors":
         raise EvopruneError(f"--out {out}: weights are written as safetensors; give a name that ends in .safetensors")
-    if out.is_dir() or (out.exists() and not overwrite):
+    begun = Path(f"{out}.part").exists()  # with --overwrite, and then interrupted
+    if out.is_dir() or (out.exists() and not overwrite and not begun):
         raise EvopruneError(f"{out} exists already; replace it with --overwrite, or choose another --out")
     recipe = BUILT_IN[model].recipe if model in BUILT_IN else Recipe()
     recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})

@@ -40,10 +40,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         reason = error.strerror or str(error)
         raise EvopruneError(f"cannot write {path}: {reason}; free space or choose another place") from error
+    finally:  # also where it was interrupted; once renamed it is gone
+        with suppress(OSError):
+            beside.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from pathlib import Path
@@ -13,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, prunable_layers, said
+from evoprune.core import EvopruneError, prunable_layers, resolve_layers, said, weight_of
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
-from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, evaluating
+from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
 from evoprune.surgery import batch_norms
 from evoprune.training import BatchSource, TensorSource, as_source, first_samples
 from evoprune.zoo import (
@@ -49,8 +50,9 @@ log = logging.getLogger("evoprune")
 
 
 def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, test: Any, settings: Settings) -> Task:
-    """What was given from Python, checked as far as one batch shows it."""
-    device = device_of_settings(settings)
+    """What was given from Python, checked as far as one batch shows it; `auto` is the device that the model is on."""
+    _check_state(model)
+    device = device_of(model) if settings.device == "auto" else device_of_settings(settings)
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
     samples = None
@@ -105,6 +107,7 @@ def named_task(
         if same_data:
             raise EvopruneError(f"{changed}; put it back, or prune again with --overwrite")
         log.warning("%s; scores cannot be compared with the recorded ones", changed)
+    _check_state(model)
     check_data_fits(model, data)
     device = device_of_settings(settings)
     model.to(device)
@@ -130,8 +133,9 @@ def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, so
     """The model of the settings with `weights`, or with those of its checkpoint."""
     if settings.data is None and weights is not None:
         raise EvopruneError(
-            "this run was started from Python with a model of its own; go on with"
-            " evoprune.resume(folder, model, score, train=...), or load model.safetensors from the folder"
+            "this run was started from Python with a model of its own: evoprune.resume(folder, model, score, train=...)"
+            " goes on with it, or gives the result of one that has ended; to score or fine-tune that, take its model"
+            " and masks"
         )
     model = load_by_name(settings.model, directory=settings.directory)
     checkpoint = _checkpoint_of(settings)
@@ -169,16 +173,23 @@ def check_dense(task: Task, dense_val_score: float) -> None:
             )  # fmt: skip
 
 
-def check_guidance(task: Task, guidance: str) -> None:
-    """Whether there is what the rule `guidance` looks at.
+def check_guidance(task: Task, settings: Settings) -> None:
+    """Whether there is what the rule of the settings looks at.
 
     Raises:
-        EvopruneError: it needs samples, and the run has none.
+        EvopruneError: it needs samples, and the run has none; or gradients, and a layer is frozen.
     """
-    if task.samples is None and guidance in NEED_SAMPLES:
+    if task.samples is None and settings.guidance in NEED_SAMPLES:
         raise EvopruneError(
-            f"--guidance {guidance} looks at samples: pass `train`, or a score built from data such as"
+            f"--guidance {settings.guidance} looks at samples: pass `train`, or a score built from data such as"
             " evoprune.accuracy(loader)"
+        )
+    layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
+    frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]
+    if settings.tightens and frozen:
+        raise EvopruneError(
+            f"--space training prunes by the gradients of training, and the weight of {frozen[0]} is frozen"
+            f" ({len(frozen)} of {len(layers)} layers are); name the layers to prune, or choose --space allocation"
         )
 
 
@@ -234,10 +245,18 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
             "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
         )
     targets = source.targets if isinstance(source, TensorSource) else samples[1]
+    if targets.is_floating_point() and not _are_probabilities(targets):
+        raise EvopruneError(
+            f"the training data has targets {tuple(targets.shape)} {targets.dtype}; fine-tuning is for classifiers, by"
+            " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or leave `train` out"
+        )
+    trained = copy.deepcopy(model).train()  # auxiliary outputs, say, show only in train mode
     try:
-        with evaluating(model):
-            outputs = model(samples[0][:2].clone())
-        F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
+        with torch.random.fork_rng(devices=[samples[0].device] if samples[0].is_cuda else []):
+            outputs = trained(samples[0][:2].clone())
+            loss = F.cross_entropy(outputs.float(), samples[1][:2])
+            if epochs:
+                loss.backward()
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(
             f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
@@ -248,6 +267,33 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
             raise EvopruneError(
                 f"the training data has label {lowest if lowest < 0 else highest}, but the model has {classes}"
                 f" outputs; expected class numbers from 0 to {classes - 1}"
+            )
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    if targets.dim() != 2 or targets.shape[1] < 2:
+        return False
+    return bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _check_state(model: nn.Module) -> None:
+    """Snapshots and weights hold tensors only; weights that are computed from other parameters cannot be pruned."""
+    computed = [
+        name
+        for name, module in model.named_modules()
+        if "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    if computed:
+        log.warning(
+            "left out, for their weights are computed from other parameters (a parametrization, torch.nn.utils.prune):"
+            " %s; make them plain first, such as with torch.nn.utils.parametrize.remove_parametrizations",
+            ", ".join(computed),
+        )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise EvopruneError(
+                f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
+                " tensors; give a model without it"
             )
 
 

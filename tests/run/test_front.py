@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,12 @@ def test_a_run_without_a_front_says_how_to_get_one() -> None:
         pruned(sparsity=0.5, front=False).point(0)
     with pytest.raises(EvopruneError, match="original"):
         pruned(preset="original")
+
+
+def test_without_the_folders_of_a_front_the_run_is_of_use_all_the_same(tmp_path: Path) -> None:
+    result = pruned(sparsity=0.5, out=tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "front")
+    again = evoprune.resume(tmp_path / "run", trained(), evoprune.accuracy(data()), train=data())
+    assert again.front == result.front
+    with pytest.raises(EvopruneError, match="kept no models of its front"):
+        again.point(0)

@@ -51,6 +51,36 @@ def test_a_loader_gives_the_same_as_its_tensors_and_no_random_numbers_are_used(m
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_a_shuffling_loader_gives_the_same_samples_in_the_same_order_each_time() -> None:
+    _, inputs, targets = data()
+    for own in (None, torch.Generator().manual_seed(1)):
+        loader = DataLoader(TensorDataset(inputs, targets), batch_size=64, shuffle=True, generator=own)
+        first = scoring.accuracy(loader)
+        torch.manual_seed(7)
+        assert torch.equal(scoring.accuracy(loader).inputs, first.inputs)
+
+
+def test_scoring_changes_no_flag_of_cudnn_but_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def flags() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        seen.append(flags())
+        return x
+
+    for name in ("enabled", "benchmark", "deterministic", "allow_tf32"):
+        monkeypatch.setattr(torch.backends.cudnn, name, True)
+    model = nn.Identity()
+    monkeypatch.setattr(model, "forward", forward)
+    with scoring.evaluating(model):
+        model(torch.zeros(1))
+    assert seen == [(True, True, True, False)]
+    assert flags() == (True, True, True, True)
+
+
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 5))
 def test_candidates_may_come_in_leading_dimensions(candidates: int, batch: int, classes: int) -> None:
     outputs, targets = torch.randn(candidates, batch, classes), torch.randint(0, classes, (batch,))

@@ -102,6 +102,16 @@ def test_importance_is_an_average_of_the_squared_effect() -> None:
     assert not tight.importance["2"].any(), "no gradient, no news"
 
 
+def test_small_effects_of_half_precision_weights_are_told_apart() -> None:
+    """(w g)^2 of 0.05 and 0.001 is zero in float16."""
+    net = model().half()
+    tight = tightening(net, 60, 100)
+    net[0].weight.data.fill_(0.05)
+    net[0].weight.grad = torch.full_like(net[0].weight, 1e-3)
+    tight.watch()
+    torch.testing.assert_close(tight.importance["0"], torch.full((30, 8), 0.02 * 25e-10), rtol=1e-2, atol=0)
+
+
 def test_an_epoch_of_fine_tuning_ends_at_the_budget_with_zeros_exact() -> None:
     net, rng = model(), torch.Generator().manual_seed(2)
     inputs = torch.randn(1200, 8, generator=rng)

@@ -162,7 +162,11 @@ def test_an_empty_loader_is_refused() -> None:
             as_source(empty, 4)
 
 
-@pytest.mark.parametrize("batch", [torch.zeros(3), 5, (1, 2, 3)])
+@pytest.mark.parametrize(
+    "batch",
+    [torch.zeros(3), 5, (1, 2, 3), {"image": torch.zeros(3), "label": 1}, ((torch.zeros(3),), torch.zeros(3))],
+    ids=["tensor", "number", "three", "dict of two", "inputs that are a tuple"],
+)
 def test_batches_that_are_no_pairs_are_refused(batch: Any) -> None:
     with pytest.raises(EvopruneError, match=r"\(inputs, targets\)") as error:
         list(as_source([batch], 4).batches(rng()))
@@ -195,6 +199,13 @@ def test_first_samples_are_pairs_and_always_the_same(count: int) -> None:
         before = torch.get_rng_state()
         assert torch.equal(first_samples(source, count)[1], targets)
         assert torch.equal(before, torch.get_rng_state())
+
+
+def test_first_samples_of_batches_padded_to_different_lengths_are_those_like_the_first() -> None:
+    batches = [(torch.ones(4, length), torch.arange(4)) for length in (5, 7, 5, 6)]
+    inputs, targets = first_samples(as_source(batches, 4), 8)
+    assert inputs.shape == (8, 5)
+    assert targets.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_cutout_fills_one_square_in_each_image() -> None:

@@ -220,3 +220,11 @@ def test_damaged_parts(damage: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(EvopruneError, match=said):
         load_checkpoint(model, index)
     assert equal(model, make(2))
+
+
+def test_buffers_may_be_infinite_as_attention_masks_are(tmp_path: Path) -> None:
+    model = make(1)
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    save_checkpoint(model, tmp_path / "w.safetensors")
+    load_checkpoint(model, tmp_path / "w.safetensors")
+    assert bool(model.get_buffer("mask").isinf().any())

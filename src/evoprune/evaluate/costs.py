@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from evoprune.core import EvopruneError, Layer, weight_of
-from evoprune.scoring import evaluating
+from evoprune.scoring import evaluating, first_input
 
 __all__ = ["Costs", "measure_costs"]
 
@@ -135,16 +135,16 @@ def _counted(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, in
     names: Mapping[int, str] = {id(weight_of(model, layer.name)): layer.name for layer in layers}
     uses: dict[str, int] = defaultdict(int)
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         weight = module._parameters["weight"]
         assert weight is not None
         # An output channel, or an input channel of a transposed convolution, meets each of its weights once a position.
-        seen = inputs[0] if isinstance(module, _ConvTransposeNd) else output
+        seen = first_input(args, kwargs) if isinstance(module, _ConvTransposeNd) else output
         channels = weight.numel() if isinstance(module, nn.LayerNorm) else weight.shape[0]
         uses[names[id(weight)]] += seen.numel() // channels
 
     with ExitStack() as hooks:
         for module in model.modules():
             if isinstance(module, MULTIPLIES) and id(module._parameters.get("weight")) in names:
-                hooks.enter_context(module.register_forward_hook(count))
+                hooks.enter_context(module.register_forward_hook(count, with_kwargs=True))
         yield uses

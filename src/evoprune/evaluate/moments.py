@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import generator, strip_module_prefix
-from evoprune.scoring import eval_mode
+from evoprune.core import generator
+from evoprune.scoring import eval_mode, watching_inputs
 
 __all__ = ["layer_moments"]
 
@@ -40,18 +39,11 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
     wanted = set(names)
     moments: dict[str, Tensor] = {}
 
-    def adder(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            rows, weight = _rows(module, given[0], len(inputs))
-            moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
+    def add(name: str, module: nn.Module, given: Tensor) -> None:
+        rows, weight = _rows(module, given.float(), len(inputs))
+        moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
-        return add
-
-    with ExitStack() as hooks, eval_mode(model):
-        for path, module in model.named_modules():
-            name = strip_module_prefix(path)
-            if name in wanted and _supported(module):
-                hooks.enter_context(module.register_forward_pre_hook(adder(name, module)))
+    with eval_mode(model), watching_inputs(model, lambda name, module: name in wanted and _supported(module), add):
         for batch in inputs.split(batch_size):
             model(batch.clone())  # it may change them in place
     return {name: moment.cpu() for name, moment in moments.items()}

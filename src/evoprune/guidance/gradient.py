@@ -35,7 +35,7 @@ def gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, 
     """
     weights = [weight_of(model, layer.name) for layer in layers]
     frozen = [weight for weight in weights if not weight.requires_grad]
-    squares = [torch.zeros_like(weight) for weight in weights]
+    squares = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     batches = list(zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True))
     for weight in frozen:
         weight.requires_grad_(True)
@@ -46,9 +46,9 @@ def gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, 
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:
-                        square.add_(gradient.square(), alpha=1 / len(batches))
+                        square.add_(gradient.float().square(), alpha=1 / len(batches))
     finally:
         for weight in frozen:
             weight.requires_grad_(False)
-    effects = (weight.detach().square() * square for weight, square in zip(weights, squares, strict=True))
-    return {layer.name: effect.cpu().float() for layer, effect in zip(layers, effects, strict=True)}
+    effects = (weight.detach().float().square() * square for weight, square in zip(weights, squares, strict=True))
+    return {layer.name: effect.cpu() for layer, effect in zip(layers, effects, strict=True)}

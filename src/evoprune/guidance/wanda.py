@@ -6,14 +6,13 @@ weights inside one output; here they are compared inside a layer, which it found
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import Layer, strip_module_prefix, weight_of
-from evoprune.scoring import evaluating
+from evoprune.core import Layer, weight_of
+from evoprune.scoring import evaluating, watching_inputs
 
 __all__ = ["input_powers", "wanda_scores"]
 
@@ -50,18 +49,14 @@ def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_s
     """
     powers: dict[str, Tensor] = {}
 
-    def adder(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            power = _convolution_power(module, given[0]) if isinstance(module, CONVOLUTIONS) else _power(given[0])
-            powers[name] = powers.get(name, 0) + power.cpu() / len(inputs)
+    def add(name: str, module: nn.Module, given: Tensor) -> None:
+        power = _convolution_power(module, given.float()) if isinstance(module, CONVOLUTIONS) else _power(given.float())
+        powers[name] = powers.get(name, 0) + power.cpu() / len(inputs)
 
-        return add
+    def wanted(name: str, module: nn.Module) -> bool:
+        return name in names and isinstance(module, (nn.Linear, *CONVOLUTIONS))
 
-    with ExitStack() as hooks, evaluating(model):
-        for path, module in model.named_modules():
-            name = strip_module_prefix(path)
-            if name in names and isinstance(module, (nn.Linear, *CONVOLUTIONS)):
-                hooks.enter_context(module.register_forward_pre_hook(adder(name, module)))
+    with evaluating(model), watching_inputs(model, wanted, add):
         for batch in inputs.split(batch_size):
             model(batch.clone())  # it may change them in place
     return powers

@@ -95,6 +95,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     )  # fmt: skip
     if runner.folder is not None:
         result.path = runner.folder.path
+        save_front(points, result.path)
         write_outputs(runner.folder, result, settings)
     return result
 
@@ -103,13 +104,15 @@ def write_outputs(folder: Folder, result: Result, settings: Settings) -> None:
     """masks.safetensors, model.safetensors, and last result.json: where it is, the run is complete."""
     save_masks(result.masks, folder.masks)
     save_tensors(result.model.state_dict(), folder.model, {"model": settings.model})
-    save_front(result.points, folder.path)
     write_json(folder.result, result.summary)
 
 
 def _status(runner: Runner, val_score: float) -> str:
     """One sentence on how the run ended."""
-    floor, state, wanted = runner.floor, runner.state, runner.settings.sparsity
+    floor, state, settings = runner.floor, runner.state, runner.settings
+    wanted = settings.sparsity
+    if settings.passes and settings.passes[-1] < 1 and settings.preset != "original":
+        wanted = settings.passes[-1]
     late = state.cut_short
     if all(bool(mask.all()) for mask in state.accepted.masks.values()):
         reason = "before the time was up" if late else "above the floor"

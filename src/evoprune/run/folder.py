@@ -70,6 +70,7 @@ class Folder:
         self.masks = path / "masks.safetensors"
         self.model = path / "model.safetensors"
         self.result = path / "result.json"
+        self.before_finetune = path / "model.before-finetune.safetensors"
         self.report = path / "report.html"
         self._lock: Any = None
 
@@ -153,9 +154,12 @@ class Folder:
             where = ""
             if isinstance(error, ValidationError):
                 where = " at " + (".".join(map(str, error.errors()[0]["loc"])) or "its top")
-            raise EvopruneError(
-                f"{self.result} is damaged{where}; delete it and run `evoprune resume {self.path}` to write it again"
-            ) from error
+            remedy = f"delete it and run `evoprune resume {self.path}` to write it again"
+            if self.before_finetune.exists():
+                remedy = (
+                    "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
+                )
+            raise EvopruneError(f"{self.result} is damaged{where}; {remedy}") from error
         return result
 
     def _acquire(self) -> None:

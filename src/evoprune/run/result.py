@@ -27,6 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 P = TypeVar("P", Outcome, FrontPoint)
+FRONT = "front"
+"""The folder inside a run's that holds the points of its front."""
 
 
 @dataclass
@@ -87,9 +89,9 @@ def save_front(points: Sequence[FrontPoint], folder: Path) -> None:
 
 
 def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -> list[FrontPoint]:
-    """What `save_front` wrote, for the `front` of a result.json."""
+    """What `save_front` wrote, for the `front` of a result.json; nothing where the folder `front` was deleted."""
     points = []
-    for point in summary.get("front", []):
+    for point in summary.get("front", []) if (folder / FRONT).exists() else []:
         if "folder" in point:
             masks = load_masks(folder / point["folder"] / "masks.safetensors", layers)
             weights, _ = read_tensors(folder / point["folder"] / "model.safetensors")
@@ -99,7 +101,7 @@ def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -
 
 def front_folder(index: int) -> str:
     """Where a point of the front lies in the run folder."""
-    return f"front/{index:03}"
+    return f"{FRONT}/{index:03}"
 
 
 def describe_layers(layers: Sequence[Layer], masks: Mapping[str, Tensor]) -> list[dict[str, Any]]:

@@ -184,7 +184,8 @@ class Runner:
             # Once begun it is carried through: a resumed run does not ask again.
             needed = not stage.only_below_floor or state.step > stage.epochs
             needed = needed or (floor is not None and self._val_score() < floor)
-            may_wait = stage.only_below_floor and state.step <= stage.epochs
+            # Without them nothing might hold the floor; what does may wait for later stages.
+            may_wait = stage.only_below_floor and state.step <= stage.epochs and self._has_pruned()
             if needed and may_wait and self.limit.is_up(short_epochs=0):
                 state.cut_short = True
             elif needed:
@@ -194,6 +195,9 @@ class Runner:
                     stage = state.stage = replace(stage, final_epochs=fits)
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
+
+    def _has_pruned(self) -> bool:
+        return any(outcome.accepted and outcome.sparsity > 0 for outcome in self.state.history)
 
     def _tightening(self, stage: Stage, steps: int) -> Tightening:
         weights = {name: weight_of(self.task.model, name) for name in stage.layers}

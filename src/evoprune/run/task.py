@@ -37,4 +37,4 @@ class Task:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise EvopruneError("the model has no layer with a weight of two or more dimensions to prune")
+            raise EvopruneError("the model has no layer with a plain weight of two or more dimensions to prune")

@@ -31,10 +31,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        stack.enter_context(_full_float32())
         stack.enter_context(eval_mode(model))
         yield
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 in cuDNN's convolutions. (`torch.backends.cudnn.flags` would set all of its other flags, too.)"""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError
+from evoprune.training import OwnRandomState, generators_of
 
 __all__ = ["Samples", "as_tensors"]
 
@@ -45,7 +46,7 @@ def _join(batches: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batches, Iterable) or isinstance(batches, (Tensor, str, bytes)):
         raise EvopruneError(f"scoring data is a {type(batches).__name__}; {wanted}")
     inputs, targets = [], []
-    with torch.random.fork_rng(devices=[]):  # a shuffling loader draws from the global generator
+    with OwnRandomState(0, generators_of(batches)).active():  # a shuffling loader draws from the global generators
         for batch in batches:
             if (
                 not isinstance(batch, (tuple, list))

@@ -36,7 +36,7 @@ class Tightening:
         self.weights, self.masks = dict(weights), {name: masks[name] for name in weights}
         self.start = self.present = sum(int(mask.sum()) for mask in self.masks.values())
         self.keep, self.steps = keep, steps
-        self.importance = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        self.importance = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
         self.step = 0
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class Tightening:
         self.step += 1
         for name, weight in self.weights.items():
             if weight.grad is not None:
-                self.importance[name].lerp_((weight * weight.grad).square(), 1 - MEMORY)
+                self.importance[name].lerp_((weight.float() * weight.grad).square(), 1 - MEMORY)
 
     @property
     def is_due(self) -> bool:

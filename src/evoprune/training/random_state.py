@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["OwnRandomState"]
+__all__ = ["OwnRandomState", "generators_of"]
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Those that a data loader, or its sampler, was given to draw from."""
+    own = {getattr(part, "generator", None) for part in (loader, getattr(loader, "sampler", None))}
+    return [generator for generator in own if isinstance(generator, torch.Generator)]
 
 
 class OwnRandomState:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError
-from evoprune.training.random_state import OwnRandomState
+from evoprune.training.random_state import OwnRandomState, generators_of
 
 __all__ = ["Batch", "BatchSource", "FirstSteps", "LoaderSource", "TensorSource", "as_source", "first_samples"]
 
@@ -151,17 +151,14 @@ class LoaderSource:
         try:
             self.steps = len(loader)  # type: ignore[arg-type]
         except TypeError:
-            with OwnRandomState(0).active():
+            with OwnRandomState(0, generators_of(loader)).active():
                 self.steps = sum(1 for _ in loader)
         if self.steps == 0:
             raise EvopruneError("the training data gives no batches; pass an iterable of (inputs, targets)")
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         """The loader's own batches; what it draws from the global random states, or its own, follows `rng`."""
-        sampler = getattr(self.loader, "sampler", None)
-        own = {getattr(part, "generator", None) for part in (self.loader, sampler)}
-        generators = [generator for generator in own if isinstance(generator, torch.Generator)]
-        state = OwnRandomState(int(torch.randint(2**62, (), generator=rng)), generators)
+        state = OwnRandomState(int(torch.randint(2**62, (), generator=rng)), generators_of(self.loader))
         with state.active():
             batches = iter(self.loader)
         while True:
@@ -169,12 +166,15 @@ class LoaderSource:
                 batch = next(batches, None)
             if batch is None:
                 return
-            try:
-                inputs, targets = batch
-            except (TypeError, ValueError) as error:
+            if not isinstance(batch, (tuple, list)) or [isinstance(part, Tensor) for part in batch] != [True, True]:
+                what = type(batch).__name__
+                if isinstance(batch, (tuple, list)):
+                    what += f" of {', '.join(type(part).__name__ for part in batch)}"
                 raise EvopruneError(
-                    f"the training data gives {type(batch).__name__} where (inputs, targets) was expected"
-                ) from error
+                    f"the training data gives a {what} where a pair of tensors (inputs, targets) was expected; give a"
+                    " collate_fn, or wrap the loader"
+                )
+            inputs, targets = batch
             # A model may change its inputs in place, and a list of batches is iterated again.
             yield Batch(inputs.to(self.device, copy=True), targets.to(self.device))
 
@@ -191,10 +191,15 @@ class FirstSteps:
 
 
 def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
-    """Some `count` samples of the training data, always the same ones: (count, ...) inputs and (count,) targets."""
+    """Some `count` samples of the training data, always the same ones: (count, ...) inputs and (count,) targets.
+
+    Where batches are padded to different lengths, those like the first.
+    """
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch_inputs, batch_targets, _ in source.batches(torch.Generator().manual_seed(0)):
+        if inputs and batch_inputs.shape[1:] != inputs[0].shape[1:]:
+            continue
         inputs.append(batch_inputs)
         targets.append(batch_targets)
         if sum(len(part) for part in inputs) >= count:

@@ -58,6 +58,7 @@ def load_tensors(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> 
     own = {strip_module_prefix(name): name for name in model.state_dict()}
     current = {name: model.state_dict()[own[name]] for name in own}
     _check_fits(path, loaded, current)
+    _check_numbers(path, loaded, {strip_module_prefix(name): p.dtype for name, p in model.named_parameters()})
     model.load_state_dict({own[name]: tensor for name, tensor in loaded.items()})
 
 
@@ -129,12 +130,16 @@ def _check_fits(path: Path, loaded: Mapping[str, Tensor], current: Mapping[str, 
                 f"checkpoint {path}: {name} is {_plain(tensor.dtype)} but the model wants {_plain(wanted)}; "
                 "save the weights as floating-point numbers"
             )
+
+
+def _check_numbers(path: Path, loaded: Mapping[str, Tensor], parameters: Mapping[str, torch.dtype]) -> None:
+    """Parameters are finite; buffers may be infinite, as the masks of attention are, but not NaN."""
+    for name, tensor in loaded.items():
         # As the model will hold them: 1e300 is finite in a file of float64 and infinite in float32.
-        if not bool(torch.isfinite(tensor.to(wanted)).all()):
-            raise EvopruneError(
-                f"checkpoint {path}: {name} holds NaN or infinite values, or some too large for the model's "
-                f"{_plain(wanted)}; use another checkpoint"
-            )
+        wanted = parameters.get(name)
+        if bool(tensor.isnan().any()) or (wanted is not None and not bool(tensor.to(wanted).isfinite().all())):
+            fits = "" if wanted is None else f" or infinite values, or some too large for the model's {_plain(wanted)}"
+            raise EvopruneError(f"checkpoint {path}: {name} holds NaN{fits}; use another checkpoint")
 
 
 def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:

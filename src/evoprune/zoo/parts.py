@@ -42,7 +42,7 @@ def save_parts(
         save_tensors(part, file)
     places = {name: file.name for file, part in zip(files, parts, strict=True) for name in part}
     size = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(index, {"metadata": {"total_size": size, **(metadata or {})}, "weight_map": places})
+    write_json(index, {"metadata": {**(metadata or {}), "total_size": size}, "weight_map": places})
     return files
 
 
