@@ -57,7 +57,7 @@ bench-quality: $(VENV)/installed-dev ## evolution against rules at equal time, f
 	@$(BIN)/python benchmarks/quality.py --data $(MNIST) --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture chance
 	@$(BIN)/python benchmarks/quality_page.py
 
-bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 4 to 20 minutes each (MNIST=folder)
+bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 3 to 20 minutes each (MNIST=folder)
 	@$(BIN)/python benchmarks/runs.py lenet5 --data $(MNIST)
 
 clean: ## remove .venv, caches and the demo's runs

@@ -11,8 +11,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import record
+from matplotlib.axes import Axes
 
-from evoprune.report.style import LIGHT, figure, legend_below, png, style
+from evoprune.report.style import LIGHT, figure, legend_below, png, share_axis, style
 
 DOCS = Path(__file__).parents[1] / "docs"
 LABELS = {
@@ -56,16 +57,19 @@ def above(mine: dict[int, dict[str, Any]], chance: dict[int, dict[str, Any]]) ->
     return spread(gain) if gain and mine != chance else ""
 
 
-def of_last_weights(trials: Trials) -> Trials:
-    """Those from the dense weights that a model's last trial began with."""
+def by_weights(trials: Trials) -> dict[str, Trials]:
+    """Trials that began with the same weights: `MODEL` for a model's latest, `MODEL from 90.27 %` for earlier ones."""
     last = {trial["model"]: trial["dense"] for trial in trials}
-    return [trial for trial in trials if trial["dense"] == last[trial["model"]]]
+    groups: dict[str, Trials] = {}
+    for trial in trials:
+        model, dense = trial["model"], trial["dense"]
+        groups.setdefault(model if dense == last[model] else f"{model} from {dense:.2%}", []).append(trial)
+    return groups
 
 
-def tuned_table(trials: Trials, model: str) -> str:
+def tuned_table(trials: Trials) -> str:
     """Methods x sparsities: test accuracy after fine-tuning."""
-    of_model = [trial for trial in trials if trial["model"] == model]
-    targets = sorted({trial["target"] for trial in of_model})
+    targets = sorted({trial["target"] for trial in trials})
     lines = [
         "| what decides | "
         + " | ".join(f"{target:.1%}" for target in targets)
@@ -73,7 +77,7 @@ def tuned_table(trials: Trials, model: str) -> str:
     ]
     lines.append("|---" * (len(targets) + 3) + "|")
     for method, label in LABELS.items():
-        own = [trial for trial in of_model if trial["method"] == method]
+        own = [trial for trial in trials if trial["method"] == method]
         if not own:
             continue
         cells = []
@@ -86,13 +90,13 @@ def tuned_table(trials: Trials, model: str) -> str:
     return "\n".join(lines)
 
 
-def searches_table(trials: Trials, model: str) -> str:
+def searches_table(trials: Trials) -> str:
     """Searches without a rule at the sparsity that all of them were run at: test accuracy after fine-tuning."""
-    own = [trial for trial in trials if trial["model"] == model]
-    target = next(trial["target"] for trial in own if trial["method"] == "chance")
+    target = next(trial["target"] for trial in trials if trial["method"] == "chance")
     lines = [f"| space and algorithm, to {target:.0%} | test accuracy | above random search | searched, in epochs |"]
     lines.append("|---" * 4 + "|")
-    by_seed = {name: {t["seed"]: t for t in own if (t["method"], t["target"]) == (name, target)} for name in SEARCHES}
+    at = [trial for trial in trials if trial["target"] == target]
+    by_seed = {name: {trial["seed"]: trial for trial in at if trial["method"] == name} for name in SEARCHES}
     for name, label in SEARCHES.items():
         mine, chance = by_seed[name], by_seed["chance"]
         if not mine:
@@ -125,12 +129,22 @@ def search_table(trials: Trials, rules: dict[str, Any], model: str, target: floa
     return "\n".join(lines)
 
 
-def draw(trials: Trials, model: str, path: Path) -> None:
-    """Accuracy against the share of weights that stay; bars are a standard deviation over seeds."""
+def draw(groups: list[Trials], path: Path) -> None:
+    """Accuracy against the share of weights that stay, a panel for each dense model."""
     drawing = figure(LIGHT, height=4.2)
-    axes = drawing.subplots()
-    style(axes, LIGHT, "share of the weights that stay (%)", "test accuracy, last epoch (%)")
-    own = [trial for trial in trials if trial["model"] == model]
+    panels = drawing.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, trials in zip(panels, groups, strict=True):
+        draw_panel(axes, trials)
+    panels[0].set_ylabel("test accuracy, last epoch (%)")
+    scores = sorted(100 * score for trials in groups for t in trials for score in (t["dense"], t["test_score"]))
+    panels[0].set_ylim(max(scores[0] - 0.3, scores[-1] - 8), scores[-1] + 0.3)
+    legend_below(drawing, list(panels), LIGHT, columns=2)
+    path.write_bytes(png(drawing))
+
+
+def draw_panel(axes: Axes, own: Trials) -> None:
+    """Bars are a standard deviation over seeds."""
+    style(axes, LIGHT, "share of the weights that stay (%)")
     colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
@@ -142,27 +156,21 @@ def draw(trials: Trials, model: str, path: Path) -> None:
             yerr=[stdev(values) if len(values) > 1 else 0.0 for values in found], color=color, marker="o", markersize=4,
             linewidth=1.5, capsize=2, linestyle="--" if method in DASHED else "-", label=re.sub("`", "", label),
         )  # fmt: skip
-    axes.axhline(100 * own[0]["dense"], color=LIGHT.muted, linewidth=1, linestyle=":", label="dense")
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
-    axes.tick_params(axis="x", which="minor", colors=LIGHT.muted, labelsize=8, length=0)
-    low = sorted(100 * score for score in (own[0]["dense"], *(trial["test_score"] for trial in own)))
-    axes.set_ylim(max(low[0] - 0.3, low[-1] - 8), low[-1] + 0.3)
-    legend_below(drawing, [axes], LIGHT, columns=2)
-    path.write_bytes(png(drawing))
+    axes.axhline(100 * own[0]["dense"], color=LIGHT.muted, linewidth=1, linestyle=":", label="dense model")
+    share_axis(axes, LIGHT)
+    axes.set_title(f"dense {own[0]['dense']:.2%}", fontsize=9, color=LIGHT.muted)
 
 
 def main() -> None:
     """Replace what stands between the marks of docs/quality.md."""
     page = DOCS / "quality.md"
     text = page.read_text()
-    tuned, found = of_last_weights(record.earlier("quality").get("trials", [])), record.earlier("quality-search")
+    tuned, found = by_weights(record.earlier("quality").get("trials", [])), record.earlier("quality-search")
     searched = found.get("trials", [])
-    tables = {f"tuned {model}": tuned_table(tuned, model) for model in dict.fromkeys(t["model"] for t in tuned)}
-    for model in dict.fromkeys(t["model"] for t in tuned if t["method"] == "chance"):
-        tables[f"searches {model}"] = searches_table(tuned, model)
+    tables = {f"tuned {name}": tuned_table(trials) for name, trials in tuned.items()}
+    for name, trials in tuned.items():
+        if any(trial["method"] == "chance" for trial in trials):
+            tables[f"searches {name}"] = searches_table(trials)
     for model, target in dict.fromkeys((t["model"], t["target"]) for t in searched):
         tables[f"search {model} {target:g}"] = search_table(searched, found["rules"], model, target)
     for name, table in tables.items():
@@ -170,9 +178,11 @@ def main() -> None:
         if start in text:
             text = text.split(start)[0] + f"{start}\n{table}\n{end}" + text.split(end, 1)[1]
     page.write_text(text)
-    for model in dict.fromkeys(trial["model"] for trial in tuned):
-        if len({trial["target"] for trial in tuned if trial["model"] == model}) > 1:
-            draw(tuned, model, DOCS / "images" / f"quality-{model}.png")
+    shown = {name: trials for name, trials in tuned.items() if f"<!-- tuned {name} -->" in text}
+    for model in dict.fromkeys(trials[0]["model"] for trials in shown.values()):
+        panels = [trials for trials in shown.values() if trials[0]["model"] == model]
+        if any(len({trial["target"] for trial in trials}) > 1 for trials in panels):
+            draw(panels, DOCS / "images" / f"quality-{model}.png")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ LENET5 = {
     "original": "lenet5 --preset original",
     "default": "lenet5",
     "default-96.5": "lenet5 --sparsity 0.965",
-    "default-97.5": "lenet5 --sparsity 0.975",
-    "gradient": "lenet5 --guidance gradient",
     "gradient-98": "lenet5 --guidance gradient --sparsity 0.98 --final-epochs 24",
     "gradient-99": "lenet5 --guidance gradient --sparsity 0.99 --final-epochs 24",
     "caffe-320x": (

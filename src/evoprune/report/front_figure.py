@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from evoprune.report import wording
 from evoprune.report.axes import ScoreAxis, draw_levels
 from evoprune.report.read import Run
-from evoprune.report.style import Theme, figure, legend_below, style, write
+from evoprune.report.style import Theme, figure, legend_below, share_axis, style, write
 
 __all__ = ["Front", "draw_front", "front"]
 
@@ -42,11 +42,7 @@ def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:
     style(axes, theme, "share of the weights that stay (%)", scores.label)
     kept, drawn = [100 * (1 - sparsity) for sparsity in data.sparsity], scores.scale(data.score)
     axes.plot(kept, drawn, color=theme.palette[0], marker="o", markersize=5, linewidth=1.6)
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
-    axes.tick_params(axis="x", which="minor", colors=theme.muted, labelsize=8, length=0)
+    share_axis(axes, theme)
     for x, y, sparsity in zip(kept, drawn, data.sparsity, strict=True):
         if sparsity >= SPARSEST_LABELLED:
             write(axes, wording.percent(sparsity), (x, y), (0, -12), theme.muted, ha="center", fontsize=7)

@@ -17,7 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "figure", "legend_below", "legend_name", "png", "stage_colors", "style", "write"]
+__all__ = [
+    "DARK", "LIGHT", "Theme", "figure", "legend_below", "legend_name", "png", "share_axis", "stage_colors", "style",
+    "write",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,15 @@ def write(
         parse_math=False,
         **({"fontsize": 8} | options),
     )
+
+
+def share_axis(axes: Axes, theme: Theme) -> None:
+    """A logarithmic x axis for the share of weights that stays, in percent, the dense model at the left."""
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+    axes.tick_params(axis="x", which="minor", colors=theme.muted, labelsize=8, length=0)
 
 
 def legend_below(drawing: Figure, panels: Sequence[Axes], theme: Theme, columns: int = 3, **options: Any) -> None:
