@@ -45,8 +45,12 @@ def train_epoch(
     device = next(model.parameters()).device
     total, samples = torch.zeros((), device=device), 0
     model.train()
-    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(rng.initial_seed())
+    on_gpu = device.type == "cuda"
+    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(rng.initial_seed())
+        if on_gpu:  # this one alone: torch.manual_seed would draw on all of them
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(rng.initial_seed())
         for step, (images, targets, cached) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
             for group in optimizer.param_groups:
