@@ -91,19 +91,23 @@ def write_run(folder: Path, floor: float = FLOOR, passes: int = 1) -> Path:
                 }
             )
             stage += 1
+    start = {"event": "stage_start", "stage": stage, "pass": passes - 1, "name": "fine-tuning", "layers": []}
+    journal.append(start | {"target": 0.9, "seconds": seconds})
     for epoch in range(10):
         seconds += 3.2
         value = DENSE - 0.006 - 0.006 / (epoch + 1)
         journal.append(
             {
                 "event": "epoch",
-                "stage": -1,
+                "stage": stage,
                 "epoch": epoch,
                 "loss": 0.05,
                 "val_score": value,
                 "seconds": seconds,
             }
         )
+    end = {"event": "stage_end", "stage": stage, "model_sparsity": model_sparsity, "val_score": value}
+    journal.append(end | {"layers": dict(so_far), "seconds": seconds})
     (folder / "journal.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in journal))
     save_file({name: mask.to(torch.uint8) for name, mask in masks.items()}, folder / "masks.safetensors")
     config = {

@@ -35,11 +35,19 @@ def test_layer_sparsity_is_the_results(run_dir):
 def test_stage_progress_starts_dense_and_ends_with_the_result(run_dir):
     run = read_run(run_dir)
     data = stage_progress(run)
-    assert data.labels == ["dense", *(layer.name for layer in run.result.layers), "result"]
+    assert data.labels == ["dense", *(layer.name for layer in run.result.layers), "fine-tuning"]
     assert data.sparsity[0] == 0
     assert data.sparsity == sorted(data.sparsity)
     assert (data.score[0], data.score[-1]) == (0.9884, run.result.pruned.val_score)
     assert all(data.kept)
+
+
+def test_a_result_that_is_not_the_last_stage_is_shown_behind_it(run_dir):
+    """As where the floor picks one of a front."""
+    edit(run_dir / "journal.jsonl", lambda e: e | ({"val_score": 0.5} if e["event"] == "stage_end" else {}))
+    data = stage_progress(read_run(run_dir))
+    assert data.labels[-2:] == ["fine-tuning", "result"]
+    assert data.score[-2:] == [0.5, read_run(run_dir).result.pruned.val_score]
 
 
 def test_a_stage_that_was_undone_is_marked(run_dir):
@@ -102,10 +110,10 @@ def test_cloud_holds_every_known_candidate_and_skips_unknown_scores(run_dir, mon
     assert sum(map(len, cloud(run).score)) <= 5 * 5
 
 
-def test_finetuning_puts_the_final_epochs_last(run_dir):
+def test_finetuning_is_all_epochs_in_a_row(run_dir):
     data = finetuning(read_run(run_dir))
     assert len(data.score) == 5 * 3 + 10
-    assert data.breaks[-1] == Break(15, "final", 6)
+    assert data.breaks[-1] == Break(15, "fine-tuning", 6)
 
 
 def test_mask_of_a_convolution_is_a_grid_of_kernels():

@@ -25,10 +25,9 @@ def write_journal(folder, events):
 
 def test_finished_run(run_dir):
     run = read_run(run_dir)
-    assert [stage.label for stage in run.stages] == [layer.name for layer in run.result.layers]
-    assert [len(stage.generations) for stage in run.stages] == [21] * 5
-    assert [len(stage.epochs) for stage in run.stages] == [3] * 5
-    assert len(run.final_epochs) == 10
+    assert [stage.label for stage in run.stages] == [*(layer.name for layer in run.result.layers), "fine-tuning"]
+    assert [len(stage.generations) for stage in run.stages] == [21] * 5 + [0]
+    assert [len(stage.epochs) for stage in run.stages] == [3] * 5 + [10]
     assert run.dense_val_score == 0.9884
     assert run.masks["feature.3"].dtype == torch.bool
     assert run.scores_are_accuracies
@@ -63,7 +62,7 @@ def test_entries_that_a_resumed_run_repeats_replace_the_old_ones(run_dir):
 
 
 def test_a_stage_without_layers_owns_the_fine_tuning_in_it(run_dir):
-    events = [e for e in journal(run_dir) if e.get("stage") != -1]
+    events = [e for e in journal(run_dir) if e.get("stage") != 5]
     for index, value in ((5, 0.981), (6, 0.982)):
         start = {
             "event": "stage_start",
@@ -72,12 +71,11 @@ def test_a_stage_without_layers_owns_the_fine_tuning_in_it(run_dir):
             "name": "fine-tuning",
             "layers": [],
         }
-        epoch = {"event": "epoch", "stage": -1, "epoch": 0, "val_score": value}
+        epoch = {"event": "epoch", "stage": index, "epoch": 0, "val_score": value}
         end = {"event": "stage_end", "stage": index, "model_sparsity": 0.9, "val_score": value, "layers": {}}
         events += [start, epoch, end]
     write_journal(run_dir, events)
     run = read_run(run_dir)
-    assert not run.final_epochs
     assert [stage.label for stage in run.stages[5:]] == ["fine-tuning (pass 1)", "fine-tuning (pass 2)"]
     assert [stage.epochs[0].val_score for stage in run.stages[5:]] == [0.981, 0.982]
 
@@ -100,8 +98,8 @@ def test_a_stage_that_was_undone_does_not_count(interrupted_dir):
 
 def test_unknown_events_are_ignored_and_nan_reads_as_missing(run_dir):
     append(run_dir, event="weather", stage="sunny")
-    append(run_dir, event="epoch", stage=-1, epoch=10, val_score=float("nan"))
-    assert read_run(run_dir).final_epochs[-1].val_score is None
+    append(run_dir, event="epoch", stage=5, epoch=10, val_score=float("nan"))
+    assert read_run(run_dir).stages[-1].epochs[-1].val_score is None
 
 
 @pytest.mark.parametrize(

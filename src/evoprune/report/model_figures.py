@@ -88,7 +88,7 @@ def stage_progress(run: Run) -> StageProgress | None:
     kept = [True, *(end.accepted for _, end in ended)]
     last = run.last_end
     if run.result is not None and last is not None and run.result.pruned.val_score != last.val_score:
-        # Fine-tuned further after the last stage.
+        # Of a front it is an earlier stage's model.
         labels.append("result")
         sparsity.append(run.result.pruned.sparsity)
         score.append(nan(run.result.pruned.val_score))
@@ -126,7 +126,7 @@ def draw_stage_progress(data: StageProgress, scores: ScoreAxis, theme: Theme) ->
 
 @dataclass(frozen=True)
 class Finetuning:
-    """Validation score after each epoch of fine-tuning, all stages in a row, the final one last."""
+    """Validation score after each epoch of fine-tuning, all stages in a row."""
 
     score: list[float]
     breaks: list[Break]
@@ -135,11 +135,10 @@ class Finetuning:
 def finetuning(run: Run) -> Finetuning | None:
     score: list[float] = []
     breaks: list[Break] = []
-    rows = [(stage.label, stage.epochs) for stage in run.stages]
-    for number, (label, epochs) in enumerate([*rows, ("final", run.final_epochs)], start=1):
-        if epochs:
-            breaks.append(Break(len(score), label, number))
-            score += [nan(epoch.val_score) for epoch in epochs]
+    for number, stage in enumerate(run.stages, start=1):
+        if stage.epochs:
+            breaks.append(Break(len(score), stage.label, number))
+            score += [nan(epoch.val_score) for epoch in stage.epochs]
     return Finetuning(score, breaks) if any(map(math.isfinite, score)) else None
 
 

@@ -55,7 +55,6 @@ class Run:
         result: None while the run is not finished.
         masks: layer name -> bool tensor of the weight's shape, True where the weight stays; may be empty.
         stages: in the order they ran.
-        final_epochs: fine-tuning that is no stage's.
         dense_val_score: validation score before pruning.
         seconds: of the last entry in the journal, since the start of the run.
     """
@@ -65,7 +64,6 @@ class Run:
     result: Result | None
     masks: Masks
     stages: list[Stage]
-    final_epochs: list[Epoch]
     dense_val_score: float | None
     seconds: float
 
@@ -134,7 +132,6 @@ def read_run(run_dir: str | Path) -> Run:
     again = f"delete it and `evoprune resume {shlex.quote(str(folder))}` writes it again"
     result = parse_result(_read_object(path, again), str(path), again) if path.is_file() else None
     events, seconds = _read_journal(folder / "journal.jsonl")
-    stages, final_epochs = _stages(events)
     start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
     dense = start.dense_val_score
     return Run(
@@ -142,34 +139,24 @@ def read_run(run_dir: str | Path) -> Run:
         config=config,
         result=result,
         masks=_read_masks(folder / "masks.safetensors"),
-        stages=stages,
-        final_epochs=final_epochs,
+        stages=_stages(events),
         dense_val_score=result.dense.val_score if dense is None and result is not None else dense,
         seconds=seconds,
     )
 
 
-def _stages(events: list[Record]) -> tuple[list[Stage], list[Epoch]]:
-    """Gather the journal by stage; the second part is fine-tuning that belongs to none.
-
-    What a resumed run did again replaces what was there.
-    """
+def _stages(events: list[Record]) -> list[Stage]:
+    """Gather the journal by stage. What a resumed run did again replaces what was there."""
     stages: dict[int, Stage] = {}
-    final: list[Epoch] = []
-    current: Stage | None = None
     for event in events:
         match event:
             case StageStart():
-                current = stages[event.stage] = Stage(event)
+                stages[event.stage] = Stage(event)
             case Generation():
                 generations = _stage(stages, event.stage).generations
                 generations[:] = [g for g in generations if g.generation < event.generation] + [event]
             case Epoch():
-                tunes_only = current is not None and not current.start.layers and current.end is None
-                if event.stage >= 0:
-                    epochs = _stage(stages, event.stage).epochs
-                else:
-                    epochs = current.epochs if current is not None and tunes_only else final
+                epochs = _stage(stages, event.stage).epochs
                 epochs[:] = [e for e in epochs if e.epoch < event.epoch] + [event]
             case StageEnd():
                 _stage(stages, event.stage).end = event
@@ -177,7 +164,7 @@ def _stages(events: list[Record]) -> tuple[list[Stage], list[Epoch]]:
     for stage in stages.values():
         numbered = f"{stage.start.name} (pass {stage.start.pass_index + 1})"
         stage.label = numbered if names[stage.start.name] > 1 else stage.start.name
-    return [stages[index] for index in sorted(stages)], final
+    return [stages[index] for index in sorted(stages)]
 
 
 def _stage(stages: dict[int, Stage], index: int) -> Stage:

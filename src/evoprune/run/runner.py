@@ -230,8 +230,7 @@ class Runner:
             state.finetune_seconds += time.perf_counter() - begun
             state.optimizer = tuner.state()
             state.now = self._kept(dict(tuner.masks), state.now.values)
-            final = -1 if not stage.layers else stage.index
-            self._tell("epoch", stage=final, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
+            self._tell("epoch", stage=stage.index, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
             self._snapshot()
         state.optimizer = {}
         tuner.close()
