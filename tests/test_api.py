@@ -751,6 +751,9 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
         with pytest.raises(EvopruneError, match="fine-tuning is for classifiers"):
             quick(model(), train=(inputs, floats), listener=told.append)
     consistent(quick(model(), train=(inputs, torch.rand(len(targets), 2).softmax(1))))
+    consistent(quick(model(), train=(inputs, targets[:, None].float()), finetune_epochs=0, final_epochs=0))
+    with pytest.raises(EvopruneError, match="does not fit the model"):
+        quick(model(), train=(inputs[..., :5], targets), finetune_epochs=0, final_epochs=0)
     with pytest.raises(EvopruneError, match=r"does not fit the model: AttributeError: 'tuple'"):
         quick(TwoHeaded(), listener=told.append)
     with pytest.raises(EvopruneError, match="requires_grad_"):

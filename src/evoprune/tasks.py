@@ -244,24 +244,26 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
         raise EvopruneError(
             "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
         )
+    has_loss = epochs > 0 or settings.guidance == "gradient"  # else it only shows guidance what inputs look like
     targets = source.targets if isinstance(source, TensorSource) else samples[1]
-    if targets.is_floating_point() and not _are_probabilities(targets):
+    if has_loss and targets.is_floating_point() and not _are_probabilities(targets):
         raise EvopruneError(
             f"the training data has targets {tuple(targets.shape)} {targets.dtype}; fine-tuning is for classifiers, by"
             " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or leave `train` out"
         )
-    trained = copy.deepcopy(model).train()  # auxiliary outputs, say, show only in train mode
+    tried = copy.deepcopy(model).train(epochs > 0)  # auxiliary outputs, say, show only in train mode
     try:
         with torch.random.fork_rng(devices=[samples[0].device] if samples[0].is_cuda else []):
-            outputs = trained(samples[0][:2].clone())
-            loss = F.cross_entropy(outputs.float(), samples[1][:2])
+            outputs = tried(samples[0][:2].clone())
+        if has_loss:  # on the CPU, since a label out of range would leave a GPU unusable
+            loss = F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
             if epochs:
                 loss.backward()
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(
             f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
         ) from error
-    if targets.dim() == 1 and not targets.is_floating_point():
+    if has_loss and targets.dim() == 1 and not targets.is_floating_point():
         lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
         if lowest < 0 or highest >= classes:
             raise EvopruneError(
