@@ -22,7 +22,7 @@ from evoprune.core import EvopruneError, prunable_layers
 from evoprune.evaluate import WAYS
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
-from evoprune.run import Folder, Result, make_settings, parse_duration
+from evoprune.run import Result, make_settings, parse_duration
 from evoprune.training import Recipe
 from evoprune.zoo import BUILT_IN, NETWORKS, checkpoint_path, load_checkpoint, load_data, load_model
 from evoprune.zoo import train as run_training
@@ -297,9 +297,6 @@ def report(run: Run, debug: Debug = False) -> None:
     """Draw the figures and the report of a run again, also of an unfinished one."""
 
     def call() -> None:
-        folder, _ = Folder.open(run, lock=False)
-        if folder.result.exists():
-            folder.read_result()
         print(write_report(run))
 
     _guard(call, debug)

@@ -136,8 +136,12 @@ def test_a_result_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None
         folder.result.write_text(content)
         with pytest.raises(EvopruneError, match=r"damaged.*evoprune resume"):
             folder.read_result()
-    pruned = {"val_score": 0.5, "test_score": None, "nonzero_weights": 3, "sparsity": 0.5}
-    whole = {"pruned": pruned, "finetune": {"epochs": 1, "seconds": 2.5}, "seconds": 3, "more": 4}
+    dense = {"val_score": 0.5, "test_score": None, "weights": 6}
+    pruned = dense | {"nonzero_weights": 3, "sparsity": 0.5}
+    whole = {
+        "model": "m", "dense": dense, "pruned": pruned, "layers": [], "finetune": {"epochs": 1, "seconds": 2.5},
+        "seconds": 3, "more": 4,
+    }  # fmt: skip
     folder.result.write_text(json.dumps(whole))
     assert folder.read_result() == whole
     folder.close()

@@ -15,9 +15,9 @@ from evoprune.core import EvopruneError
 from evoprune.report import wording
 from evoprune.report.figures import Drawing, mask_drawings, run_drawings
 from evoprune.report.read import Run, read_run
-from evoprune.report.records import Result
 from evoprune.report.style import DARK, LIGHT, png
 from evoprune.run.contradictions import ONLY_ORIGINAL
+from evoprune.run.records import Result
 from evoprune.storage import write_atomic
 
 __all__ = ["Tile", "headline", "notes", "write_report"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from evoprune.core import EvopruneError, Masks
-from evoprune.report.records import (
+from evoprune.run import Folder
+from evoprune.run.records import (
     EVENTS,
-    RESTORE,
     Epoch,
     Generation,
     LayerRow,
@@ -26,6 +25,8 @@ from evoprune.report.records import (
     StageStart,
     are_accuracies,
     parse_result,
+    read_bytes,
+    read_object,
     validated,
 )
 
@@ -117,28 +118,25 @@ def read_run(run_dir: str | Path) -> Run:
         EvopruneError: the folder or its config.json is missing, nothing has been journalled yet, or a file
             is damaged. A last journal line that was cut off is ignored.
     """
-    folder = Path(run_dir)
-    if not (folder / "config.json").is_file():
+    folder = Folder(Path(run_dir))
+    if not folder.config.is_file():
         raise EvopruneError(
-            f"{folder} is not a run folder (no config.json); pass the folder `evoprune prune --out` wrote"
+            f"{folder.path} is not a run folder (no config.json); pass the folder `evoprune prune --out` wrote"
         )
-    if not any((folder / name).is_file() for name in ("journal.jsonl", "result.json")):
+    if not folder.journal.is_file() and not folder.result.is_file():
         raise EvopruneError(
-            f"{folder} has no journal.jsonl and no result.json, so nothing to report: run the search again"
+            f"{folder.path} has no journal.jsonl and no result.json, so nothing to report: run the search again"
         )
-    config = _read_object(folder / "config.json")
-    path = folder / "result.json"
-    # All that the run itself wrote there it can write again.
-    again = f"delete it and `evoprune resume {shlex.quote(str(folder))}` writes it again"
-    result = parse_result(_read_object(path, again), str(path), again) if path.is_file() else None
-    events, seconds = _read_journal(folder / "journal.jsonl")
+    config = read_object(folder.config)
+    result = parse_result(folder.read_result()) if folder.result.is_file() else None
+    events, seconds = _read_journal(folder.journal)
     start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
     dense = start.dense_val_score
     return Run(
-        folder=folder,
+        folder=folder.path,
         config=config,
         result=result,
-        masks=_read_masks(folder / "masks.safetensors"),
+        masks=_read_masks(folder.masks),
         stages=_stages(events),
         dense_val_score=result.dense.val_score if dense is None and result is not None else dense,
         seconds=seconds,
@@ -175,7 +173,7 @@ def _stage(stages: dict[int, Stage], index: int) -> Stage:
 def _read_journal(path: Path) -> tuple[list[Record], float]:
     if not path.is_file():
         return [], 0.0
-    lines = _read_bytes(path).split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     while lines and not lines[-1].strip():
         lines.pop()
     events, seconds = [], 0.0
@@ -209,20 +207,3 @@ def _read_masks(path: Path) -> Masks:
         raise EvopruneError(
             f"{path} is not a readable safetensors file; restore it or delete it to report without masks"
         ) from error
-
-
-def _read_object(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise EvopruneError(f"{path} is damaged (not JSON); {remedy}") from error
-    if not isinstance(content, dict):
-        raise EvopruneError(f"{path} is damaged (not a JSON object); {remedy}")
-    return content
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EvopruneError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error

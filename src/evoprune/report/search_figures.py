@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from evoprune.report.axes import Break, ScoreAxis, draw_breaks, draw_levels, draw_stage_bar, mean, nan, spans
 from evoprune.report.read import Run
-from evoprune.report.records import Generation
 from evoprune.report.style import Theme, figure, legend_below, legend_name, stage_colors, style
+from evoprune.run.records import Generation
 
 __all__ = [
     "MOST_PANELS", "Cloud", "Curve", "Panel", "SearchHistory", "cloud", "draw_cloud", "draw_search_history",

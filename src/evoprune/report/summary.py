@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evoprune.report import wording
-from evoprune.report.records import parse_result
+from evoprune.run.records import parse_result
 
 __all__ = ["layer_table", "summary_lines"]
 

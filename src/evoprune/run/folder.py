@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from evoprune.core import EvopruneError
+from evoprune.run.records import parse_result, read_object
 from evoprune.run.settings import Settings
 from evoprune.storage import write_json
 
@@ -23,38 +22,6 @@ OUTPUTS = (
     "report.html", "figures", "front",
 )  # fmt: skip
 """What `--overwrite` removes; files of the user beside them stay."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Cost(_Strict):
-    epochs: int
-    seconds: float
-
-
-class _Pruned(_Strict):
-    val_score: float | None
-    test_score: float | None
-    nonzero_weights: int
-    sparsity: float
-
-
-class _Point(_Strict):
-    sparsity: float
-    score: float | None
-    folder: str | None = None
-
-
-class _Recorded(_Strict):
-    """What commands that go on from a result.json need of it."""
-
-    pruned: _Pruned
-    finetune: _Cost
-    seconds: float
-    floor: float | None = None
-    front: list[_Point] = []
 
 
 class Folder:
@@ -147,20 +114,12 @@ class Folder:
         """
         if not self.result.exists():
             raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.path}`")
-        try:
-            result: dict[str, Any] = json.loads(self.result.read_text())
-            _Recorded.model_validate(result)
-        except (OSError, ValueError) as error:
-            where = ""
-            if isinstance(error, ValidationError):
-                where = " at " + (".".join(map(str, error.errors()[0]["loc"])) or "its top")
-            remedy = f"delete it and run `evoprune resume {self.path}` to write it again"
-            if self.before_finetune.exists():
-                remedy = (
-                    "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
-                )
-            raise EvopruneError(f"{self.result} is damaged{where}; {remedy}") from error
-        return result
+        remedy = f"delete it and run `evoprune resume {self.path}` to write it again"
+        if self.before_finetune.exists():
+            remedy = "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
+        content = read_object(self.result, remedy)
+        parse_result(content, str(self.result), remedy)
+        return content
 
     def _acquire(self) -> None:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -12,7 +14,7 @@ from evoprune.core import EvopruneError
 
 __all__ = [
     "EVENTS", "RESTORE", "Epoch", "FrontRow", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart",
-    "StageEnd", "StageStart", "are_accuracies", "parse_result", "validated",
+    "StageEnd", "StageStart", "are_accuracies", "parse_result", "read_bytes", "read_object", "validated",
 ]  # fmt: skip
 
 
@@ -39,8 +41,8 @@ class LayerRow(Record):
 
 
 class DenseModel(Record):
-    val_score: Number = None
-    test_score: Number = None
+    val_score: Number
+    test_score: Number
     weights: int
     file_bytes: int | None = None
 
@@ -59,8 +61,8 @@ class SearchCost(Record):
 
 
 class FinetuneCost(Record):
-    epochs: int = 0
-    seconds: float = 0.0
+    epochs: int
+    seconds: float
 
 
 class Budget(Record):
@@ -97,14 +99,14 @@ class Result(Record):
     layers: list[LayerRow]
     front: list[FrontRow] = []
     search: SearchCost = SearchCost()
-    finetune: FinetuneCost = FinetuneCost()
+    finetune: FinetuneCost
 
     @property
     def searched(self) -> bool:
         """Whether evolution chose what goes; else training itself pruned."""
         return self.algorithm != "none"
 
-    seconds: float = 0.0
+    seconds: float
     floor: Number = None
     status: str | None = None
     score_name: str | None = None
@@ -140,7 +142,7 @@ class Generation(Record):
 
 
 class Epoch(Record):
-    """One epoch of fine-tuning after a stage; stage -1 is the fine-tuning at the end of the run."""
+    """One epoch of a stage's fine-tuning."""
 
     stage: int
     epoch: int
@@ -182,6 +184,28 @@ EVENTS: dict[str, type[Record]] = {
 RESTORE = "restore it from a copy"
 
 R = TypeVar("R", bound=Record)
+
+
+def read_object(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        EvopruneError: it cannot be read, or is damaged; `remedy` says what to do then.
+    """
+    try:
+        content = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise EvopruneError(f"{path} is damaged (not JSON); {remedy}") from error
+    if not isinstance(content, dict):
+        raise EvopruneError(f"{path} is damaged (not a JSON object); {remedy}")
+    return content
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EvopruneError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
 
 
 def parse_result(content: Mapping[str, Any], where: str = "result.json", remedy: str = RESTORE) -> Result:
