@@ -137,7 +137,7 @@ def test_a_run_without_named_data_has_scores_not_accuracies(run_dir):
         (
             "result.json",
             '{"model": "lenet5"}',
-            r"result\.json is damaged at 'dense' \(field required\); delete it and run `evoprune resume .*run` to write",
+            r"result\.json is damaged at 'dense' \(field required\); delete it and run `evoprune resume .*run`",
         ),
         ("result.json", "[]", r"not a JSON object\); delete it and run `evoprune resume"),
         ("journal.jsonl", '{"event": "generation", "stage": 0}\n', r"line 1 is damaged at 'generation'"),
