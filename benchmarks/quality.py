@@ -75,6 +75,7 @@ PLACE = (
     "finetune_epochs",
     "final_epochs",
     "first_size",
+    "cutout",
     "distill",
     "seed",
     "beside",
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--finetune-epochs", type=int, default=1, help="after each stage")
     parser.add_argument("--final-epochs", type=int, default=6)
     parser.add_argument("--first-size", type=int, help="pixels a side of the first images")
+    parser.add_argument("--cutout", type=int, help="pixels a side of a square that each training image loses")
     parser.add_argument("--distill", type=float, help="share of the loss that the dense model decides")
     parser.add_argument("--chain", action="store_true", help="one run through all sparsities")
     parser.add_argument(
@@ -237,7 +239,7 @@ def main() -> None:
     assert checkpoint is not None, "the models named here come with weights"
     dense = float(load_checkpoint(model, checkpoint)["test_accuracy"])  # other weights, other trials
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    chosen = ("finetune_epochs", "final_epochs", "first_size", "distill")
+    chosen = ("finetune_epochs", "final_epochs", "first_size", "cutout", "distill")
     given = {name: value for name in chosen if (value := getattr(args, name)) is not None}
     runs = [args.sparsities] if args.chain else [[sparsity] for sparsity in args.sparsities]
     for seed in args.seeds:
