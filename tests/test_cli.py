@@ -171,6 +171,7 @@ def test_resnet18_is_pruned_with_its_own_defaults(evoprune: Command, photos: Pat
         (("--recalibrate",), "no batch norm"),
         (("--train-precision", "float16"), "--train-precision"),
         (("--shift", "-1"), "--shift"),
+        (("--cutout", "-1"), "--cutout"),
         (("--first-size", "16"), "--first-size 16: the model does not take images of that size"),
     ],
 )

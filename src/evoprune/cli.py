@@ -160,6 +160,9 @@ def prune(
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror every second image in fine-tuning.")
     ] = None,
+    cutout: Annotated[
+        int | None, typer.Option(help="Pixels a side of a square that each image loses in fine-tuning.")
+    ] = None,
     first_size: Annotated[
         int | None, typer.Option(help="Pixels a side of fine-tuning's first images; at the end they have full size.")
     ] = None,
@@ -201,7 +204,8 @@ def prune(
             generations=generations, crossover_rate=crossover_rate, mutation_rate=mutation_rate,
             initial_sparsity=initial_sparsity, finetune_epochs=finetune_epochs, final_epochs=final_epochs,
             learning_rate=learning_rate, batch_size=batch_size, distill=distill, shift=shift, flip=flip,
-            first_size=first_size, train_precision=train_precision, recalibrate=recalibrate, include_norm=include_norm,
+            cutout=cutout, first_size=first_size, train_precision=train_precision, recalibrate=recalibrate,
+            include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
             scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
             threads=threads, command=shlex.join(["evoprune", *sys.argv[1:]]),
