@@ -42,7 +42,7 @@ def test_the_original_for_one_layer() -> None:
 def test_resnet18_is_fine_tuned_as_it_was_trained() -> None:
     found = make_settings(model="resnet18")
     assert (found.optimizer, found.learning_rate, found.weight_decay, found.batch_size) == ("sgd", 0.05, 5e-4, 128)
-    assert (found.shift, found.flip, found.cutout, found.train_precision) == (4, True, 0, "bfloat16")
+    assert (found.shift, found.flip, found.cutout, found.train_precision) == (4, True, 12, "bfloat16")
     assert (found.finetune_schedule, found.final_schedule, found.distill) == ("cosine", "cosine", 0.5)
     assert (found.finetune_epochs, found.final_epochs, found.max_drop) == (1, 10, 0.75)
     other = make_settings(model="resnet18", flip=False, shift=0, train_precision="float32", finetune_epochs=3)

@@ -80,6 +80,7 @@ BUILT_IN: dict[str, BuiltIn] = {
                 "label_smoothing": 0.1,
                 "shift": 4,
                 "flip": True,
+                "cutout": 12,  # as the shipped weights were trained; without it they overfit
                 "train_precision": "bfloat16",
                 "finetune_epochs": 1,
                 "final_epochs": 10,
