@@ -132,7 +132,7 @@ def search_table(trials: Trials, rules: dict[str, Any], model: str, target: floa
 def draw(groups: list[Trials], path: Path) -> None:
     """Accuracy against the share of weights that stay, a panel for each dense model."""
     drawing = figure(LIGHT, height=4.2)
-    panels = drawing.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    panels = drawing.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
     for axes, trials in zip(panels, groups, strict=True):
         draw_panel(axes, trials)
     panels[0].set_ylabel("test accuracy, last epoch (%)")

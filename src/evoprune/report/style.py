@@ -92,7 +92,8 @@ def write(
 def share_axis(axes: Axes, theme: Theme) -> None:
     """A logarithmic x axis for the share of weights that stays, in percent, the dense model at the left."""
     axes.set_xscale("log")
-    axes.invert_xaxis()
+    if not axes.xaxis_inverted():  # panels may share it
+        axes.invert_xaxis()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
     axes.tick_params(axis="x", which="minor", colors=theme.muted, labelsize=8, length=0)
