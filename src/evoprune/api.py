@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, said, sparsity_of
+from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, sparsity_of
 from evoprune.report import write_report
 from evoprune.report.read import read_run
 from evoprune.run import (
@@ -40,6 +40,7 @@ from evoprune.tasks import (
     check_dense,
     check_guidance,
     check_recalibration,
+    copied,
     device_of_settings,
     given_task,
     load_weights,
@@ -128,8 +129,7 @@ def prune(
         raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
     as_given = _like(model)
     with _surroundings(chosen):
-        copied = _copied(model)
-        task = given_task(model if inplace else copied, score, train, test, chosen)
+        task = given_task(model if inplace else copied(model), score, train, test, chosen)
         return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener))
 
 
@@ -167,7 +167,7 @@ def resume(
         settings = found
         as_given = _like(model) if model is not None else lambda result: result
         if model is not None and not inplace:
-            model = _copied(model)
+            model = copied(model)
         if folder.result.exists():
             return as_given(_recorded(folder, settings, model))
         if folder.before_finetune.exists():
@@ -335,16 +335,6 @@ def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
     return masks
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError as error:  # of torch, for a parameter that is computed from others
-        raise EvopruneError(
-            f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
-            " (torch.nn.utils.remove_weight_norm)"
-        ) from error
-
-
 def _check_given(settings: Settings, train: Any, test: Any) -> None:
     """A run goes on with what it began with, else it would end with something else."""
     for name, had, given in (("train", settings.has_train, train), ("test", settings.has_test, test)):
@@ -386,7 +376,7 @@ def _carry_out(
     for score in (task.val_score, task.test_score):
         if isinstance(score, DataScore):
             score.bind(task.model)
-    dense = copy.deepcopy(task.model)
+    dense = copied(task.model)
     if folder is not None and not folder.dense.exists():
         save_tensors(dense.state_dict(), folder.dense)
     runner = Runner(task, settings, folder, dense_val_score, listener, resumed)

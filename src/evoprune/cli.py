@@ -193,8 +193,7 @@ def prune(
 ) -> None:
     """Prune a model; writes a run folder with masks, weights and a report."""
     folder = out or Path("runs") / model.replace(":", "-")
-    config = folder / "config.json"
-    before = config.stat().st_mtime_ns if config.is_file() else 0
+    begun = _watched(folder / "config.json")
 
     def call() -> None:
         settings = make_settings(
@@ -215,8 +214,7 @@ def prune(
         _show(result, as_json)
 
     def go_on() -> str:
-        begun = config.is_file() and config.stat().st_mtime_ns != before
-        return f"`evoprune resume {shlex.quote(str(folder))}` goes on where it stopped" if begun else NOTHING
+        return f"`evoprune resume {shlex.quote(str(folder))}` goes on where it stopped" if begun() else NOTHING
 
     _guard(call, debug, go_on)
 
@@ -243,8 +241,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Train the pruned model of a finished run further, its masks kept exactly."""
-    result = run / "result.json"
-    before = result.stat().st_mtime_ns if result.is_file() else 0
+    done = _watched(run / "result.json")
 
     def call() -> None:
         with ProgressView(quiet) as view:
@@ -252,10 +249,8 @@ def finetune(
         _show(tuned, as_json)
 
     def go_on() -> str:
-        done = result.is_file() and result.stat().st_mtime_ns != before
-        return (
-            f"the model is fine-tuned; `evoprune report {shlex.quote(str(run))}` draws its report" if done else NOTHING
-        )
+        report = f"`evoprune report {shlex.quote(str(run))}` draws its report"
+        return f"the model is fine-tuned; {report}" if done() else NOTHING
 
     _guard(call, debug, go_on)
 
@@ -425,6 +420,16 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _watched(path: Path) -> Callable[[], bool]:
+    """Tells whether a file has been written since this call."""
+
+    def written() -> int:
+        return path.stat().st_mtime_ns if path.is_file() else 0
+
+    before = written()
+    return lambda: written() not in (0, before)
 
 
 def _numbers(text: str | None) -> list[float] | None:

@@ -36,6 +36,7 @@ __all__ = [
     "check_dense",
     "check_guidance",
     "check_recalibration",
+    "copied",
     "device_of_settings",
     "given_task",
     "load_weights",
@@ -205,6 +206,21 @@ def check_recalibration(task: Task) -> None:
         raise EvopruneError("--recalibrate measures on training data; pass `train`, or leave it out")
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model.
+
+    Raises:
+        EvopruneError: torch cannot copy it.
+    """
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # of torch, for a parameter that is computed from others
+        raise EvopruneError(
+            f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
+            " (torch.nn.utils.remove_weight_norm)"
+        ) from error
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from a run folder."""
     try:
@@ -251,7 +267,7 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
             f"the training data has targets {tuple(targets.shape)} {targets.dtype}; fine-tuning is for classifiers, by"
             " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or leave `train` out"
         )
-    tried = copy.deepcopy(model).train(epochs > 0)  # auxiliary outputs, say, show only in train mode
+    tried = copied(model).train(epochs > 0)  # auxiliary outputs, say, show only in train mode
     try:
         with torch.random.fork_rng(devices=[samples[0].device] if samples[0].is_cuda else []):
             outputs = tried(samples[0][:2].clone())

@@ -144,6 +144,9 @@ def test_a_result_that_is_missing_or_damaged_is_one_line(tmp_path: Path) -> None
     }  # fmt: skip
     folder.result.write_text(json.dumps(whole))
     assert folder.read_result() == whole
+    folder.result.write_text(json.dumps(whole | {"finetune": {"epochs": "1", "seconds": 2.5}}))
+    with pytest.raises(EvopruneError, match=r"damaged at 'finetune\.epochs'"):
+        folder.read_result()
     folder.close()
 
 

@@ -27,7 +27,7 @@ Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", protected_namespaces=())
 
 
 class LayerRow(Record):

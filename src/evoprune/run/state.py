@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from evoprune.core import EvopruneError, Masks
@@ -166,7 +165,7 @@ def load_state(path: Path) -> RunState:
             warm=_under(tensors, "warm/"),
             **plain,
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise EvopruneError(
             f"cannot go on from {path}: {error or type(error).__name__}; the run folder is damaged or"
             " incomplete, start it again with --overwrite"
