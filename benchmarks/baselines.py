@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
+from evoprune.search import share_budget
 from evoprune.surgery import global_threshold
 
 __all__ = [
@@ -79,29 +80,9 @@ def unpruned(_: nn.Module, layers: Sequence[Layer], __: float = 0.0) -> Masks:
 
 
 def allot(shares: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
-    """Weights for each of L layers in proportion to `shares`, from 1 to its size, `total` in all.
-
-    Args:
-        shares: L numbers above zero.
-        sizes: L numbers of weights there are.
-        total: from L to the sum of `sizes`.
-    """
-    assert len(sizes) <= total <= sum(sizes), (sizes, total)
-    exact, full = [0.0] * len(sizes), [False] * len(sizes)
-    while not all(full):  # a layer that gets more than it has is full; the others share the rest
-        rest = total - sum(size for size, is_full in zip(sizes, full, strict=True) if is_full)
-        scale = rest / sum(share for share, is_full in zip(shares, full, strict=True) if not is_full)
-        exact = [size if is_full else share * scale for share, size, is_full in zip(shares, sizes, full, strict=True)]
-        over = [count > size for count, size in zip(exact, sizes, strict=True)]
-        if not any(over):
-            break
-        full = [a or b for a, b in zip(full, over, strict=True)]
-        exact = [min(count, size) for count, size in zip(exact, sizes, strict=True)]
-    counts = [min(max(int(count), 1), size) for count, size in zip(exact, sizes, strict=True)]
-    while sum(counts) != total:  # largest remainders get what rounding left over, or pay for layers that got their one
-        step = 1 if sum(counts) < total else -1
-        open_ = [i for i, count in enumerate(counts) if 1 <= count + step <= sizes[i]]
-        counts[max(open_, key=lambda i: step * (exact[i] - counts[i]))] += step
+    """Weights for each of L layers in proportion to `shares`, from 1 to its size, `total` in all."""
+    base = torch.tensor(shares, dtype=torch.float64)
+    counts: list[int] = share_budget(torch.zeros(1, len(sizes)), base, torch.tensor(sizes), total)[0].tolist()
     return counts
 
 

@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
@@ -23,7 +22,8 @@ from evoprune.evaluate import WAYS
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
 from evoprune.run import Result, make_settings, parse_duration
-from evoprune.training import Recipe
+from evoprune.run.settings import AlgorithmName, BudgetName, DeviceName, GuidanceName, PresetName, SpaceName
+from evoprune.training import Precision, Recipe
 from evoprune.zoo import BUILT_IN, NETWORKS, checkpoint_path, load_checkpoint, load_data, load_model
 from evoprune.zoo import train as run_training
 
@@ -36,31 +36,6 @@ app = typer.Typer(
 NOTHING = "nothing was changed"
 UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 """What the command line's parser raises, wherever this version of typer keeps it."""
-
-
-class Preset(StrEnum):
-    """Which defaults."""
-
-    default = "default"
-    original = "original"
-
-
-class Guidance(StrEnum):
-    """What proposals lean on."""
-
-    none = "none"
-    magnitude = "magnitude"
-    gradient = "gradient"
-    wanda = "wanda"
-    learned = "learned"
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -109,21 +84,17 @@ def prune(
     data: DataName = None,
     layer: Annotated[list[str] | None, typer.Option(help="Prune only this layer; may be repeated.")] = None,
     space: Annotated[
-        str | None,
+        SpaceName | None,
         typer.Option(
             help="weights: one bit a weight (default); allocation: one budget a layer; mixture: budgets, then bits near"
             " their boundaries; training: no search, masks tighten in training (default with guidance gradient)."
         ),
     ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="What --sparsity is a share of: weights (default), parameters, flops or bytes.")
-    ] = None,
-    preset: Annotated[
-        Preset, typer.Option(help="original: the reference system's search and numbers.")
-    ] = Preset.default,
-    guidance: Annotated[Guidance, typer.Option(help="What biases proposals; fitness decides.")] = Guidance.none,
+    budget: Annotated[BudgetName | None, typer.Option(help="What --sparsity counts; weights by default.")] = None,
+    preset: Annotated[PresetName, typer.Option(help="original: the reference's search and numbers.")] = "default",
+    guidance: Annotated[GuidanceName, typer.Option(help="What biases proposals; fitness decides.")] = "none",
     algorithm: Annotated[
-        str | None, typer.Option(help="steady (default), ga, evopress, cmaes, pbil, nsga2 or random.")
+        AlgorithmName | None, typer.Option(help="Who makes better genomes from scored ones; steady by default.")
     ] = None,
     floor: Annotated[float | None, typer.Option(help="Validation score to keep; accuracy from 0 to 1.")] = None,
     max_drop: Annotated[
@@ -166,7 +137,7 @@ def prune(
     first_size: Annotated[
         int | None, typer.Option(help="Pixels a side of fine-tuning's first images; at the end they have full size.")
     ] = None,
-    train_precision: Annotated[str | None, typer.Option(help="Of fine-tuning: float32 (default) or bfloat16.")] = None,
+    train_precision: Annotated[Precision | None, typer.Option(help="Of fine-tuning; float32 by default.")] = None,
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Measure batch norms anew for each stage's masks.")
     ] = False,
@@ -182,7 +153,7 @@ def prune(
         str | None, typer.Option(help="Fast ways to use, of prefix,batched,racing,precision (all), or reference.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.auto,
+    device: Annotated[DeviceName, typer.Option(help="auto: the GPU where there is one.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes (1 so far).")] = 1,
     threads: Annotated[int | None, typer.Option(help="Of PyTorch; its own choice by default.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/MODEL by default.")] = None,
@@ -197,8 +168,8 @@ def prune(
 
     def call() -> None:
         settings = make_settings(
-            model=model, checkpoint=checkpoint, data=data, layers=layer or None, space=space, preset=preset.value,
-            budget=budget, guidance=guidance.value, algorithm=algorithm, floor=floor, max_drop=max_drop,
+            model=model, checkpoint=checkpoint, data=data, layers=layer or None, space=space, preset=preset,
+            budget=budget, guidance=guidance, algorithm=algorithm, floor=floor, max_drop=max_drop,
             sparsity=sparsity, passes=_numbers(passes), front=front, alpha=alpha, population=population,
             generations=generations, crossover_rate=crossover_rate, mutation_rate=mutation_rate,
             initial_sparsity=initial_sparsity, finetune_epochs=finetune_epochs, final_epochs=final_epochs,
@@ -206,7 +177,7 @@ def prune(
             cutout=cutout, first_size=first_size, train_precision=train_precision, recalibrate=recalibrate,
             include_norm=include_norm,
             time_limit_seconds=parse_duration(time_limit) if time_limit is not None else None, memory_mb=memory_mb,
-            scoring=_ways(scoring), seed=seed, device=device.value, workers=workers,
+            scoring=_ways(scoring), seed=seed, device=device, workers=workers,
             threads=threads, command=shlex.join(["evoprune", *sys.argv[1:]]),
         )  # fmt: skip
         with ProgressView(quiet) as view:

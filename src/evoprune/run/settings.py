@@ -11,10 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from evoprune.core import EvopruneError
 from evoprune.run.contradictions import option_name, refuse_contradictions
-from evoprune.training import Recipe
+from evoprune.training import Precision, Recipe
 from evoprune.zoo import BUILT_IN
 
-__all__ = ["PRESETS", "Settings", "make_settings", "parse_duration"]
+__all__ = [
+    "PRESETS", "AlgorithmName", "BudgetName", "DeviceName", "GuidanceName", "PresetName", "Settings", "SpaceName",
+    "make_settings", "parse_duration",
+]  # fmt: skip
+
+SpaceName = Literal["weights", "allocation", "mixture", "training"]
+PresetName = Literal["default", "original"]
+AlgorithmName = Literal["steady", "ga", "evopress", "cmaes", "pbil", "nsga2", "random"]
+GuidanceName = Literal["none", "magnitude", "gradient", "wanda", "learned"]
+BudgetName = Literal["weights", "parameters", "flops", "bytes"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 class Settings(BaseModel):
@@ -37,12 +47,12 @@ class Settings(BaseModel):
     data: str | None = None
     layers: list[str] | None = None
     include_norm: bool = False
-    space: Literal["weights", "allocation", "mixture", "training"] = "weights"
-    preset: Literal["default", "original"] = "default"
-    algorithm: Literal["ga", "steady", "evopress", "cmaes", "pbil", "nsga2", "random"] = "steady"
-    guidance: Literal["none", "magnitude", "gradient", "wanda", "learned"] = "none"
+    space: SpaceName = "weights"
+    preset: PresetName = "default"
+    algorithm: AlgorithmName = "steady"
+    guidance: GuidanceName = "none"
 
-    budget: Literal["weights", "parameters", "flops", "bytes"] = "weights"
+    budget: BudgetName = "weights"
     floor: float | None = None
     max_drop: float | None = Field(None, ge=0)
     sparsity: float | None = Field(None, gt=0, lt=1)
@@ -70,14 +80,14 @@ class Settings(BaseModel):
     flip: bool = False
     cutout: int = Field(0, ge=0)
     first_size: int = Field(0, ge=0)
-    train_precision: Literal["float32", "bfloat16"] = "float32"
+    train_precision: Precision = "float32"
     recalibrate: bool = False
 
     time_limit_seconds: float | None = Field(None, gt=0)
     memory_mb: int = Field(1024, ge=16)
     scoring: list[Literal["prefix", "batched", "racing", "precision"]] = ["prefix", "batched", "racing", "precision"]
     seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     workers: int = Field(1, ge=1)
     threads: int = Field(default_factory=torch.get_num_threads, ge=1)
     score_name: str | None = None

@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from evoprune.core import EvopruneError
 
-__all__ = ["Recipe"]
+__all__ = ["Precision", "Recipe"]
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
