@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evoprune.core import prunable_layers
 from evoprune.evaluate import SampledEvaluator, make_evaluator, precision
-from evoprune.scoring import Accuracy
+from evoprune.scoring import Accuracy, NegativeLoss
 
-from .conftest import make_case
+from .conftest import Branching, make_case
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,30 @@ def test_bfloat16_scores_are_near(name: str) -> None:
     evaluator.dtype = torch.bfloat16
     evaluator.cache.clear()
     torch.testing.assert_close(evaluator(plans).loss, exact, rtol=0, atol=0.02)
+
+
+class OwnConv(nn.Conv2d):
+    """A layer of the user's, called as it is."""
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(OwnConv(2, 4, 3), nn.Flatten(), nn.Linear(16, 4)), (2, 4, 4)),
+        (nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 4)), (2, 2, 2)),
+        (Branching(), (8,)),  # the whole model is called for each candidate
+    ],
+    ids=["own layer", "transposed", "untraceable"],
+)
+def test_each_candidate_has_its_own_weights_in_bfloat16(model: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(64, *shape)
+    name = prunable_layers(model)[0].name
+    evaluator = make_evaluator(model, NegativeLoss(inputs, torch.randint(4, (64,))), [name])
+    assert isinstance(evaluator, SampledEvaluator)
+    plans = {name: torch.rand(4, *model.get_submodule(name).weight.shape) < 0.5}
+    exact = evaluator(plans).score
+    assert exact.unique().numel() == 4
+    evaluator.dtype = torch.bfloat16
+    evaluator.cache.clear()
+    torch.testing.assert_close(evaluator(plans).score, exact, rtol=0, atol=0.1 * float(exact.std()))

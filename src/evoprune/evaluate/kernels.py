@@ -79,13 +79,10 @@ def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
 
 
 def call_with(module: nn.Module, weights: Weights, candidate: int, given: Tensor) -> Tensor:
-    """Any module: put the candidate's weights in, call, put the old ones back."""
-    old = [(p, p.detach().clone()) for p in module.parameters() if id(p) in weights]
-    try:
-        for parameter, _ in old:
-            parameter.copy_(weights[id(parameter)][candidate])
-        result: Tensor = module(given)
-        return result
-    finally:
-        for parameter, values in old:
-            parameter.copy_(values)
+    """Any module, with the candidate's weights in the place of its own.
+
+    Not written into its own: autocast keeps what it made of a parameter, and would use it for the next candidate.
+    """
+    own = {name: weights[id(p)][candidate] for name, p in module.named_parameters() if id(p) in weights}
+    result: Tensor = torch.func.functional_call(module, own, (given,))
+    return result
