@@ -65,6 +65,8 @@ def make_evaluator(
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not methods or not layers:
         return ReferenceEvaluator(model, score)
+    if isinstance(model, nn.DataParallel):
+        model = model.module
     score.bind(model)
     if _mixes_samples(model, score, torch.device(device)):
         log.warning(

@@ -76,9 +76,8 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
         UnsplittableError: the forward method cannot be traced, or uses a varied weight outside its layer.
     """
     weights = {id(weight_of(model, name)) for name in layers}
-    root: nn.Module = model.module if isinstance(model, nn.DataParallel) else model
-    graph, constants = _trace(root, weights)
-    split = Split(root, [], [], output=next(iter(graph.nodes)), constants=constants)
+    graph, constants = _trace(model, weights)
+    split = Split(model, [], [], output=next(iter(graph.nodes)), constants=constants)
     varied: set[Node] = set()
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in graph.nodes:
@@ -91,7 +90,7 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
                 raise UnsplittableError(f"it uses {node.target} outside of its layer")
             if node is inputs[0] or any(source in split.from_input for source in node.all_input_nodes):
                 split.from_input.add(node)
-            if has_varied_weight(root, node, weights) or any(source in varied for source in node.all_input_nodes):
+            if has_varied_weight(model, node, weights) or any(source in varied for source in node.all_input_nodes):
                 varied.add(node)
             (split.varied if node in varied else split.shared).append(node)
     reads = {source: node for node in split.varied for source in node.all_input_nodes}
