@@ -31,7 +31,6 @@ from evoprune.run import (
     read_points,
     side,
     status_after_finetuning,
-    write_outputs,
 )
 from evoprune.scoring import DataScore, as_score, device_of
 from evoprune.storage import save_tensors
@@ -219,7 +218,7 @@ def finetune(
         task, settings = named_task(found, read_weights(folder.dense), folder.dense)
         assert task.train is not None
         # What is needed after the last epoch is known to be readable before the first.
-        read_run(folder.path)
+        stages = read_run(folder.path).stages
         points = read_points(folder.path, summary, task.layers)
         dense = copy.deepcopy(task.model).eval()
         masks = _load_pruned(task.model, folder, settings)
@@ -228,7 +227,7 @@ def finetune(
         if settings.distill and isinstance(task.train, TensorSource):
             task.train.cache_teacher_logits(dense)
         journal, begun = Journal.reopen(folder.journal), time.perf_counter()
-        stage = journal.next_stage
+        stage = 1 + max((old.start.stage for old in stages if old.end is not None), default=-1)
         sparsity = sparsity_of(masks, task.layers)
 
         def tell(event: str, **content: Any) -> None:
@@ -264,7 +263,7 @@ def finetune(
             summary["seconds"] += seconds
             save_tensors(before, folder.before_finetune)
             result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path, points)
-            write_outputs(folder, result, settings)
+            result.save(folder.path)
         write_report(folder.path)
         return result
 

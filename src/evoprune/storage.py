@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["finite", "read_tensors", "save_tensors", "shapes_of", "write_atomic", "write_json"]
+__all__ = ["as_safetensors", "finite", "read_tensors", "save_tensors", "shapes_of", "write_atomic", "write_json"]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -61,17 +61,17 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, remedy: str = "is it complete?") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file and its metadata.
 
     Raises:
-        EvopruneError: it cannot be read.
+        EvopruneError: it cannot be read; `remedy` says what to do then.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise EvopruneError(f"{path} is not a readable safetensors file ({error}); is it complete?") from error
+        raise EvopruneError(f"{path} is not a readable safetensors file ({error}); {remedy}") from error
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> str:
@@ -80,7 +80,12 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors, atomically. Tensors that share memory are written each in full.
+    """Write safetensors, atomically."""
+    write_atomic(Path(path), as_safetensors(tensors, metadata))
+
+
+def as_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file. Tensors that share memory are written each in full.
 
     Equal content gives equal bytes.
     """
@@ -88,7 +93,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapp
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    write_atomic(Path(path), _with_sorted_header(save(copies, dict(metadata or {}))))
+    return _with_sorted_header(save(copies, dict(metadata or {})))
 
 
 def _with_sorted_header(content: bytes) -> bytes:

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, prunable_layers, resolve_layers, said, weight_of
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
+from evoprune.storage import read_tensors
 from evoprune.surgery import batch_norms
 from evoprune.training import BatchSource, TensorSource, as_source, first_samples
 from evoprune.zoo import (
@@ -223,13 +222,8 @@ def copied(model: nn.Module) -> nn.Module:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from a run folder."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EvopruneError(
-            f"cannot read {path}: {error}; the run folder is damaged: put the file back from a copy, or prune again"
-            " with --overwrite"
-        ) from error
+    remedy = "the run folder is damaged: put the file back from a copy, or prune again with --overwrite"
+    return read_tensors(path, remedy)[0]
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:

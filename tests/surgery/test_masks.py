@@ -72,6 +72,6 @@ def test_an_unreadable_mask_file_is_one_line(tmp_path: Path, content: bytes | No
     path = tmp_path / "masks.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(EvopruneError, match="cannot read the masks") as error:
+    with pytest.raises(EvopruneError, match="put the masks back") as error:
         load_masks(path, prunable_layers(model()))
     assert "\n" not in str(error.value)

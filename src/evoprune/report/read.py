@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from evoprune.core import EvopruneError, Masks
 from evoprune.run import Folder
+from evoprune.run.journal import read_journal
 from evoprune.run.records import (
-    EVENTS,
     Epoch,
     Generation,
     LayerRow,
@@ -25,10 +21,9 @@ from evoprune.run.records import (
     StageStart,
     are_accuracies,
     parse_result,
-    read_bytes,
     read_object,
-    validated,
 )
+from evoprune.storage import read_tensors
 
 __all__ = ["Run", "Stage", "read_run"]
 
@@ -129,14 +124,16 @@ def read_run(run_dir: str | Path) -> Run:
         )
     config = read_object(folder.config)
     result = parse_result(folder.read_result()) if folder.result.is_file() else None
-    events, seconds = _read_journal(folder.journal)
+    events, seconds = read_journal(folder.journal)
     start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
     dense = start.dense_val_score
+    remedy = "restore it, or delete it to report without masks"
+    masks = read_tensors(folder.masks, remedy)[0] if folder.masks.is_file() else {}
     return Run(
         folder=folder.path,
         config=config,
         result=result,
-        masks=_read_masks(folder.masks),
+        masks={name: mask.bool() for name, mask in masks.items()},
         stages=_stages(events),
         dense_val_score=result.dense.val_score if dense is None and result is not None else dense,
         seconds=seconds,
@@ -168,42 +165,3 @@ def _stages(events: list[Record]) -> list[Stage]:
 def _stage(stages: dict[int, Stage], index: int) -> Stage:
     unnamed = StageStart.model_validate({"stage": index, "name": f"stage {index}"})
     return stages.setdefault(index, Stage(unnamed))
-
-
-def _read_journal(path: Path) -> tuple[list[Record], float]:
-    if not path.is_file():
-        return [], 0.0
-    lines = read_bytes(path).split(b"\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    events, seconds = [], 0.0
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break  # the run was stopped while it wrote this line
-            raise EvopruneError(
-                f"{path} is damaged at line {number} (not JSON); restore the file or remove the line"
-            ) from error
-        if not isinstance(entry, dict):
-            raise EvopruneError(
-                f"{path} is damaged at line {number} (not an object); restore the file or remove the line"
-            )
-        record = EVENTS.get(str(entry.get("event")))
-        if record is not None:
-            events.append(validated(record, entry, f"{path} line {number}"))
-        if isinstance(entry.get("seconds"), int | float):
-            seconds = float(entry["seconds"])
-    return events, seconds
-
-
-def _read_masks(path: Path) -> Masks:
-    if not path.is_file():
-        return {}
-    try:
-        return {name: mask.bool() for name, mask in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise EvopruneError(
-            f"{path} is not a readable safetensors file; restore it or delete it to report without masks"
-        ) from error

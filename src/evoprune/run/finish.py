@@ -7,23 +7,19 @@ from typing import Any
 from torch import nn
 
 from evoprune.core import sparsity_of
-from evoprune.run.folder import Folder
 from evoprune.run.result import (
     Result,
     describe_layers,
     file_bytes,
     front_folder,
     non_dominated,
-    save_front,
     versions,
 )
 from evoprune.run.runner import Runner
-from evoprune.run.settings import Settings
 from evoprune.run.task import Task
-from evoprune.storage import finite, save_tensors, write_json
-from evoprune.surgery import save_masks
+from evoprune.storage import finite
 
-__all__ = ["finish", "side", "status_after_finetuning", "write_outputs"]
+__all__ = ["finish", "side", "status_after_finetuning"]
 
 
 def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float) -> dict[str, Any]:
@@ -95,16 +91,8 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     )  # fmt: skip
     if runner.folder is not None:
         result.path = runner.folder.path
-        save_front(points, result.path)
-        write_outputs(runner.folder, result, settings)
+        result.save(result.path)  # result.json last: where it is, the run is complete
     return result
-
-
-def write_outputs(folder: Folder, result: Result, settings: Settings) -> None:
-    """masks.safetensors, model.safetensors, and last result.json: where it is, the run is complete."""
-    save_masks(result.masks, folder.masks)
-    save_tensors(result.model.state_dict(), folder.model, {"model": settings.model})
-    write_json(folder.result, result.summary)
 
 
 def _status(runner: Runner, val_score: float) -> str:

@@ -1,4 +1,4 @@
-"""The journal: one JSON line an event, appended and synced, so that nothing that happened is lost."""
+"""The journal: one JSON line an event, appended and synced, so that nothing that happened is lost; and read again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from evoprune.core import EvopruneError
+from evoprune.run.records import EVENTS, Record, read_bytes, validated
 from evoprune.storage import finite
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "read_journal"]
 
 
 class Journal:
@@ -25,21 +26,20 @@ class Journal:
 
     Attributes:
         bytes: length of the file.
-        next_stage: number of the stage after those that ended.
 
     Raises:
         EvopruneError: the file cannot be written, is shorter than `keep_bytes`, or damaged.
     """
 
     def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
-        self.path, self.bytes, self.next_stage = path, keep_bytes, 0
+        self.path, self.bytes = path, keep_bytes
         if path is None:
             return
         if keep_bytes > (path.stat().st_size if path.exists() else 0):
             raise EvopruneError(
                 f"{path} has lost events that the run had; put it back, or prune again with --overwrite"
             )
-        self.next_stage = _next_stage(path, keep_bytes)
+        read_journal(path, keep_bytes)  # so that damage is found before more is appended
         try:
             with path.open("ab") as file:
                 file.truncate(keep_bytes)
@@ -80,17 +80,36 @@ class Journal:
             ) from error
 
 
-def _next_stage(path: Path, keep_bytes: int) -> int:
-    """Reads what is kept, so that damage is found before more is appended."""
-    lines = path.read_bytes()[:keep_bytes].splitlines() if keep_bytes else []
-    last = -1
+def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], float]:
+    """The events of a journal, or of its first `length` bytes, and the seconds of the last one.
+
+    Events of other kinds are left out, and a last line that was cut off; nothing where there is no file.
+
+    Raises:
+        EvopruneError: the file cannot be read, or a line is damaged.
+    """
+    if not path.is_file():
+        return [], 0.0
+    lines = read_bytes(path)[:length].split(b"\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    events, seconds = [], 0.0
     for number, line in enumerate(lines, start=1):
         try:
-            event = json.loads(line)
-            if event.get("event") == "stage_end":
-                last = max(last, int(event["stage"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            entry = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break  # the run was stopped while it wrote this line
             raise EvopruneError(
-                f"{path} is damaged at line {number}; put it back from a copy, or prune again with --overwrite"
+                f"{path} is damaged at line {number} (not JSON); restore the file or remove the line"
             ) from error
-    return last + 1
+        if not isinstance(entry, dict):
+            raise EvopruneError(
+                f"{path} is damaged at line {number} (not an object); restore the file or remove the line"
+            )
+        record = EVENTS.get(str(entry.get("event")))
+        if record is not None:
+            events.append(validated(record, entry, f"{path} line {number}"))
+        if isinstance(entry.get("seconds"), int | float):
+            seconds = float(entry["seconds"])
+    return events, seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError, Layer, Masks, sparsity_of
 from evoprune.run.schedule import Outcome
 from evoprune.run.state import FrontPoint, Kept
-from evoprune.storage import read_tensors, save_tensors, write_json
+from evoprune.storage import as_safetensors, read_tensors, save_tensors, write_json
 from evoprune.surgery import load_masks, save_masks
 
 __all__ = [
-    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "read_points", "save_front",
+    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "read_points",
     "versions",
 ]  # fmt: skip
 
@@ -68,28 +67,26 @@ class Result:
         return model, kept.masks
 
     def save(self, directory: str | Path) -> Path:
-        """Write masks.safetensors, model.safetensors and result.json into a folder, making it if need be."""
+        """Write masks.safetensors, model.safetensors, the front, and last result.json into a folder.
+
+        The folder is made if need be; each point of the front is in front/000, front/001, ..., by rising sparsity.
+        """
         folder = Path(directory)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvopruneError(f"cannot make the folder {folder}: {error.strerror or error}") from error
         save_masks(self.masks, folder / "masks.safetensors")
-        save_tensors(self.model.state_dict(), folder / "model.safetensors")
-        save_front(self.points, folder)
+        save_tensors(self.model.state_dict(), folder / "model.safetensors", {"model": self.summary["model"]})
+        for index, point in enumerate(self.points):
+            save_masks(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
+            save_tensors(point.kept.model, folder / front_folder(index) / "model.safetensors")
         write_json(folder / "result.json", self.summary)
         return folder
 
 
-def save_front(points: Sequence[FrontPoint], folder: Path) -> None:
-    """Write each point's masks and weights into front/000, front/001, ..., by rising sparsity."""
-    for index, point in enumerate(points):
-        save_masks(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
-        save_tensors(point.kept.model, folder / front_folder(index) / "model.safetensors")
-
-
 def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -> list[FrontPoint]:
-    """What `save_front` wrote, for the `front` of a result.json; nothing where the folder `front` was deleted."""
+    """What `Result.save` wrote, for the `front` of a result.json; nothing where the folder `front` was deleted."""
     points = []
     for point in summary.get("front", []) if (folder / FRONT).exists() else []:
         if "folder" in point:
@@ -122,11 +119,8 @@ def describe_layers(layers: Sequence[Layer], masks: Mapping[str, Tensor]) -> lis
 
 
 def file_bytes(model: nn.Module) -> int:
-    """Size of the model's weights as a safetensors file, measured by writing one."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        save_tensors(model.state_dict(), path)
-        return path.stat().st_size
+    """Size of the model's weights as a safetensors file."""
+    return len(as_safetensors(model.state_dict()))
 
 
 def non_dominated(points: Sequence[P], score: Callable[[P], float]) -> list[P]:

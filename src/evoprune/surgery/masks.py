@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, weight_of
-from evoprune.storage import save_tensors
+from evoprune.storage import read_tensors, save_tensors
 
 __all__ = ["apply_masks", "load_masks", "save_masks", "set_weights"]
 
@@ -42,10 +40,7 @@ def load_masks(path: Path, layers: list[Layer]) -> Masks:
     Raises:
         EvopruneError: the file cannot be read, or a mask does not fit its layer.
     """
-    try:
-        masks = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EvopruneError(f"cannot read the masks in {path}: {error}; run `evoprune prune` again") from error
+    masks, _ = read_tensors(path, "put the masks back from a copy, or run `evoprune prune` again")
     shapes = {layer.name: layer.shape for layer in layers}
     for name, mask in masks.items():
         if tuple(mask.shape) != shapes.get(name):
