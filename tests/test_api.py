@@ -25,7 +25,7 @@ from evoprune.run import Runner
 from evoprune.run.time_limit import TimeLimit
 
 torch.set_num_threads(1)
-QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
+QUICK = {"threads": 1, "population": 3, "generations": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +60,10 @@ def model() -> nn.Sequential:
 def quick(net: nn.Module, score: Any = None, train: Any = "given", **options: Any) -> evoprune.Result:
     score = evoprune.accuracy(data()) if score is None else score
     train = data() if isinstance(train, str) else train
+    tuning = {} if train is None else {"finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
     if not {"sparsity", "preset", "max_drop", "floor", "passes"} & options.keys():
         options["sparsity"] = 0.6
-    return evoprune.prune(net, score, train=train, **(QUICK | options))
+    return evoprune.prune(net, score, train=train, **(QUICK | tuning | options))
 
 
 def margin(net: nn.Module) -> float:
@@ -425,6 +426,49 @@ def test_what_cannot_be_copied_kept_or_pruned_is_said(caplog: pytest.LogCaptureF
         quick(nn.Sequential(nn.Flatten(), old))
 
 
+def test_matrices_of_recurrent_and_attention_layers_are_said_to_stay(caplog: pytest.LogCaptureFixture) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.out = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.read(x[:, 0])[0][:, -1])
+
+    consistent(quick(Recurrent()), layers=1)
+    assert "85 % of the parameters stay as they are" in caplog.text  # 448 of 530
+    assert "read.weight_ih_l0, read.weight_hh_l0" in caplog.text
+    with pytest.raises(EvopruneError, match="cannot count how often LSTM uses"):
+        quick(Recurrent(), guidance="magnitude", space="allocation", budget="flops")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("guidance", ["none", "gradient"])
+def test_models_of_other_precision(dtype: torch.dtype, guidance: str) -> None:
+    inputs, targets = data()
+    pair = (inputs.to(dtype), targets)
+    options = {} if guidance == "none" else {"guidance": guidance, "population": None, "generations": None}
+    net = quick(model().to(dtype), evoprune.accuracy(pair), train=pair, **options).model
+    assert all(parameter.dtype == dtype for parameter in net.parameters())
+
+
+def test_what_a_model_keeps_while_it_is_looked_at_can_be_trained_with() -> None:
+    class Growing(nn.Module):
+        """Its table grows with the longest input, as those of rotary embeddings do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.out = torch.empty(0), nn.Linear(6, 2)
+            self.first = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] > len(self.scale):
+                self.scale = torch.arange(1.0, x.shape[2] + 1).rsqrt() + 0
+            return self.out((self.first(x[:, 0]) * self.scale[:, None]).mean(1))
+
+    consistent(quick(Growing()))
+
+
 def test_layers_may_be_called_by_keyword() -> None:
     class Keywords(nn.Module):
         def __init__(self) -> None:
@@ -756,6 +800,12 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
         quick(model(), train=(inputs[..., :5], targets), finetune_epochs=0, final_epochs=0)
     with pytest.raises(EvopruneError, match=r"does not fit the model: AttributeError: 'tuple'"):
         quick(TwoHeaded(), listener=told.append)
+    sparse = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=True), nn.Linear(4, 2))
+    words = torch.randint(9, (64, 5), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(EvopruneError, match="sparse gradients"):
+        quick(sparse, evoprune.accuracy((words, targets)), train=(words, targets), listener=told.append)
+    with pytest.raises(EvopruneError, match="samples one by one"):
+        quick(model(), train=DataLoader(TensorDataset(*data()), batch_size=None), listener=told.append)
     with pytest.raises(EvopruneError, match="requires_grad_"):
         quick(model().requires_grad_(False), listener=told.append)
     with pytest.raises(EvopruneError, match=r"cannot take the scoring data, torch\.float64"):
@@ -813,6 +863,7 @@ def test_without_epochs_recalibrated_norms_are_all_that_changes() -> None:
     [
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {"recalibrate": True}, "no batch norm"),
         (model, {"recalibrate": True, "train": None}, "measures on training data"),
+        (model, {"final_epochs": 2, "train": None}, "final_epochs is of fine-tuning"),
         (model, {"flip": True, "train": DataLoader(TensorDataset(*data()), 16)}, "let the loader augment"),
         (
             lambda: nn.Sequential(nn.Linear(36, 2)),

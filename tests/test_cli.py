@@ -284,6 +284,34 @@ def test_a_finetune_that_is_interrupted_while_drawing_says_that_it_is_done(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_each_finetune_keeps_the_model_from_before(evoprune: Command, copied: Path) -> None:
+    models = [(copied / "model.safetensors").read_bytes()]
+    for _ in range(2):
+        assert evoprune("finetune", copied, "--epochs", 1, "--quiet").code == 0
+        models.append((copied / "model.safetensors").read_bytes())
+    backups = [copied / f"model.before-finetune{end}.safetensors" for end in ("", "-2")]
+    assert [load_file(backup).keys() for backup in backups] == [load_file(copied / "model.safetensors").keys()] * 2
+    for backup, model in zip(backups, models, strict=False):
+        kept, then = load_file(backup), load(model)
+        assert all(torch.equal(kept[name], then[name]) for name in then)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_was_made_on_a_gpu_is_used_without_one(
+    evoprune: Command, copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"device": "cuda"}))
+    for command in (["eval", copied], ["finetune", copied, "--epochs", 1], ["resume", copied]):
+        ran = evoprune(*command)
+        assert ran.code == 0, ran.err
+        assert "the CPU is used" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_resume_of_a_finished_run_changes_nothing(evoprune: Command, copied: Path) -> None:
     assert evoprune("finetune", copied, "--epochs", 1, "--quiet").code == 0
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}

@@ -38,7 +38,8 @@ def test_a_shared_weight_is_listed_once() -> None:
 
 
 def test_norms_without_a_scale_and_modules_without_a_weight_are_no_layers() -> None:
-    assert prunable_layers(nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.ReLU()), include_norm=True) == []
+    others = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.ReLU(), nn.PReLU(4))
+    assert prunable_layers(others, include_norm=True) == []
 
 
 def test_data_parallels_prefix_is_no_part_of_a_name() -> None:
@@ -47,6 +48,17 @@ def test_data_parallels_prefix_is_no_part_of_a_name() -> None:
     assert weight_of(wrapped, "3") is wrapped.module[3].weight
     assert weight_of(wrapped, "module.3") is wrapped.module[3].weight
     assert strip_module_prefix("module.conv.module.x") == "conv.module.x"
+
+
+def test_a_part_called_module_keeps_its_name() -> None:
+    net = nn.ModuleDict({"module": nn.ModuleDict({"fc": nn.Linear(2, 3)}), "fc": nn.Linear(4, 5)})
+    layers = prunable_layers(net)
+    assert [layer.name for layer in layers] == ["module.fc", "fc"]
+    assert [weight_of(net, layer.name).shape for layer in layers] == [(3, 2), (5, 4)]
+    assert resolve_layers(layers, ["module.fc"]) == layers[:1]
+    wrapped = nn.DataParallel(net)
+    assert prunable_layers(wrapped) == layers
+    assert all(weight_of(wrapped, layer.name) is weight_of(net, layer.name) for layer in layers)
 
 
 @pytest.mark.parametrize("name", ["2", "9", "", "3.weight"])

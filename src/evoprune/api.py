@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
+log = logging.getLogger("evoprune")
+
 Score = Callable[[nn.Module], float]
 
 FINETUNE_STREAM = 0xF17E
@@ -60,6 +63,11 @@ RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
 """What `evaluate` measures and compares; the file of a shipped network says it of itself."""
 NAMED_ONLY = {"checkpoint", "data", "data_digest", "directory", "has_train", "has_test"}
 """Settings that `prune` does not take: it is given objects."""
+ONLY_TUNING = (
+    "batch_size", "cutout", "distill", "final_epochs", "finetune_epochs", "first_size", "flip", "label_smoothing",
+    "learning_rate", "optimizer", "shift", "train_precision", "weight_decay",
+)  # fmt: skip
+"""Settings that mean nothing without training data."""
 UNTUNED_GENERATIONS = 40
 """By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
 
@@ -99,7 +107,7 @@ def prune(
         The pruned model, its masks, and what was measured.
 
     Raises:
-        EvopruneError: something given cannot be used; the message says what and what to do.
+        EvopruneError: something given cannot be used, or would have no effect; the message says what and what to do.
 
     Example:
         >>> result = evoprune.prune(model, evoprune.accuracy(val_loader), train=train_loader, max_drop=0.5)
@@ -116,6 +124,8 @@ def prune(
         name = "own accuracy"  # in whatever unit: not a share of correct answers, as ours is
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", name)
+    if train is None and (vain := sorted(name for name in ONLY_TUNING if settings.get(name))):
+        raise EvopruneError(f"{vain[0]} is of fine-tuning, which needs training data; pass `train`, or leave it out")
     if train is None and settings.get("preset", "default") == "default":
         if settings.get("space") != "training":
             settings.setdefault("generations", UNTUNED_GENERATIONS)
@@ -168,7 +178,7 @@ def resume(
         if model is not None and not inplace:
             model = copied(model)
         if folder.result.exists():
-            return as_given(_recorded(folder, settings, model))
+            return as_given(_recorded(folder, _on_this_machine(settings), model))
         if folder.before_finetune.exists():
             raise EvopruneError(
                 f"{folder.result} is missing, and the run was fine-tuned later, which going on from its own end would"
@@ -202,7 +212,8 @@ def finetune(
     """Train the pruned model of a finished run further, its masks kept exactly.
 
     The folder's model.safetensors and result.json are replaced, and the journal goes on; the model from before stays
-    beside as model.before-finetune.safetensors. Interrupted before that, it changes nothing.
+    beside as model.before-finetune.safetensors, at a second time as model.before-finetune-2.safetensors, and so on.
+    Interrupted before that, it changes nothing.
 
     Args:
         run: the run folder.
@@ -215,7 +226,7 @@ def finetune(
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
     with _opened(run) as (folder, found):
         summary = folder.read_result()
-        task, settings = named_task(found, read_weights(folder.dense), folder.dense)
+        task, settings = named_task(_on_this_machine(found), read_weights(folder.dense), folder.dense)
         assert task.train is not None
         # What is needed after the last epoch is known to be readable before the first.
         stages = read_run(folder.path).stages
@@ -261,7 +272,7 @@ def finetune(
             summary["finetune"]["epochs"] += epochs
             summary["finetune"]["seconds"] += seconds
             summary["seconds"] += seconds
-            save_tensors(before, folder.before_finetune)
+            save_tensors(before, folder.next_backup())
             result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path, points)
             result.save(folder.path)
         write_report(folder.path)
@@ -288,8 +299,16 @@ def evaluate(run: str | Path, data: str | None = None) -> dict[str, Any]:
         raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
     with _opened(run, lock=False) as (folder, found):
         recorded = folder.read_result()["pruned"]
-        task, settings = named_task(found, read_weights(folder.model), folder.model)
+        task, settings = named_task(_on_this_machine(found), read_weights(folder.model), folder.model)
         return _measured(settings, task, _load_pruned(task.model, folder, settings), recorded)
+
+
+def _on_this_machine(settings: Settings) -> Settings:
+    """A run that has ended on a GPU can be used on a machine without one."""
+    if settings.device != "cuda" or torch.cuda.is_available():
+        return settings
+    log.warning("the run was made with --device cuda, and this PyTorch sees no GPU: the CPU is used")
+    return settings.model_copy(update={"device": "cpu"})
 
 
 def _measured(settings: Settings, task: Task, masks: Masks, recorded: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ __all__ = [
     "weight_of",
 ]  # fmt: skip
 
+_PREFIX = "module."
+
 Masks = dict[str, Tensor]
 """Layer name -> bool tensor of the weight's shape; True where the weight stays."""
 
@@ -95,7 +97,12 @@ def said(error: Exception) -> str:
 
 def strip_module_prefix(name: str) -> str:
     """`module.conv1` -> `conv1`: the prefix that nn.DataParallel adds to every name."""
-    return name.removeprefix("module.")
+    return name.removeprefix(_PREFIX)
+
+
+def _prefix_of(model: nn.Module) -> str:
+    """The prefix, where all parameters have it; else `module` is a part of the model like others."""
+    return _PREFIX if all(name.startswith(_PREFIX) for name, _ in model.named_parameters()) else ""
 
 
 def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]:
@@ -104,20 +111,25 @@ def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]
     Every module with a `weight` of two dimensions or more; with `include_norm` also the one-dimensional
     scales of normalization layers. A weight that two modules share is listed once.
     """
-    layers, seen = [], set()
+    layers, seen, prefix = [], set(), _prefix_of(model)
     for name, module in model.named_modules():
         weight = module._parameters.get("weight")
-        if weight is None or id(weight) in seen or weight.dim() < (1 if include_norm else 2):
+        if weight is None or id(weight) in seen or not (weight.dim() >= 2 or (include_norm and _is_norm(module))):
             continue
         seen.add(id(weight))
-        layers.append(Layer(strip_module_prefix(name), type(module).__name__, tuple(weight.shape)))
+        layers.append(Layer(name.removeprefix(prefix), type(module).__name__, tuple(weight.shape)))
     return layers
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether its class, or one that it is made from, says so: torch's, and the RMS norms of many models."""
+    return any("norm" in kind.__name__.lower() for kind in type(module).__mro__)
 
 
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     """The weight of the layer called `name`, with or without the prefix that nn.DataParallel adds."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
-    module = modules.get(name) or modules.get(f"module.{name}")
+    module = modules.get(_prefix_of(model) + name) or modules.get(name)
     weight = None if module is None else module._parameters.get("weight")
     if weight is None:
         raise EvopruneError(f"the model has no layer {name!r} with a weight")
@@ -131,7 +143,7 @@ def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]
         EvopruneError: a name is not a prunable layer; the message suggests near names.
     """
     by_name = {layer.name: layer for layer in layers}
-    wanted = {strip_module_prefix(name) for name in names}
+    wanted = {name if name in by_name else strip_module_prefix(name) for name in names}
     for name in sorted(wanted - by_name.keys()):
         near = get_close_matches(name, by_name, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(list(by_name)[:10])};"

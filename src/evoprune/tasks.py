@@ -46,6 +46,8 @@ __all__ = [
 
 SAMPLES = 3000
 """Training samples that guidance looks at."""
+NEGLIGIBLE = 0.02
+"""Share of the parameters that may be left out without a word."""
 log = logging.getLogger("evoprune")
 
 
@@ -216,7 +218,7 @@ def copied(model: nn.Module) -> nn.Module:
     except RuntimeError as error:  # of torch, for a parameter that is computed from others
         raise EvopruneError(
             f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
-            " (torch.nn.utils.remove_weight_norm)"
+            " (torch.nn.utils.remove_weight_norm), and where the model keeps activations run it under torch.no_grad()"
         ) from error
 
 
@@ -269,6 +271,8 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
             loss = F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
             if epochs:
                 loss.backward()
+                if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):
+                    raise TypeError("sparse gradients; make embeddings with sparse=False")
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(
             f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
@@ -289,7 +293,7 @@ def _are_probabilities(targets: Tensor) -> bool:
 
 
 def _check_state(model: nn.Module) -> None:
-    """Snapshots and weights hold tensors only; weights that are computed from other parameters cannot be pruned."""
+    """Snapshots and weights hold tensors only; what cannot be pruned is named."""
     computed = [
         name
         for name, module in model.named_modules()
@@ -301,6 +305,15 @@ def _check_state(model: nn.Module) -> None:
             " %s; make them plain first, such as with torch.nn.utils.parametrize.remove_parametrizations",
             ", ".join(computed),
         )
+    weights = {id(module._parameters.get("weight")) for module in model.modules()}
+    others = {name: p.numel() for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in weights}
+    share = sum(others.values()) / max(1, sum(parameter.numel() for parameter in model.parameters()))
+    if share > NEGLIGIBLE:
+        log.warning(
+            "%.0f %% of the parameters stay as they are, and count in no sparsity: matrices that are not the weight of"
+            " a layer (as in torch's LSTM and MultiheadAttention): %s",
+            100 * share, ", ".join(list(others)[:3]) + (", ..." if len(others) > 3 else ""),
+        )  # fmt: skip
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise EvopruneError(

@@ -173,3 +173,9 @@ def test_a_model_that_changes_its_input_does_not_change_the_data() -> None:
     before, score = inputs.clone(), Accuracy(inputs, torch.zeros(20, dtype=torch.int64))
     assert score(InPlace()) == score(InPlace())
     assert torch.equal(inputs, before)
+
+
+def test_a_sample_whose_output_is_not_a_number_is_wrong() -> None:
+    outputs = torch.tensor([[float("nan"), 1.0], [2.0, 1.0], [0.0, float("nan")]])
+    score = Accuracy(torch.zeros(3, 1), torch.tensor([0, 0, 1]))
+    assert score.values(outputs, score.targets).tolist() == [False, True, False]

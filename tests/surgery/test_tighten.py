@@ -129,3 +129,13 @@ def test_an_epoch_of_fine_tuning_ends_at_the_budget_with_zeros_exact() -> None:
     assert losses[1] < losses[0]
     used = tuner.masks["0"].any(0)
     assert used[:2].all(), "the inputs that the labels depend on"
+
+
+def test_a_model_that_is_one_layer_goes_on_too() -> None:
+    whole = shown(tightening(nn.Linear(8, 4), 6, 20))
+    masks = after(whole, 10)
+    again = tightening(nn.Linear(8, 4), 6, 20)
+    again.masks = dict(masks)
+    again.load_state(whole.state())
+    assert again.step == 10
+    assert torch.equal(after(again, 20)[""], after(whole, 20)[""])

@@ -13,6 +13,7 @@ from evoprune.training import (
     LoaderSource,
     Recipe,
     TensorSource,
+    as_source,
     optimizer_from_tensors,
     optimizer_to_tensors,
     train_epoch,
@@ -143,3 +144,11 @@ def test_an_epoch_of_smaller_images_in_bfloat16() -> None:
         train_epoch(net, source, recipe, optimizer, epoch, torch.Generator().manual_seed(0))
     assert seen == [(4, 1, 8, 8)] * 6 + [(4, 1, 12, 12)] * 2
     assert net.conv.weight.dtype == torch.float32
+
+
+def test_a_last_batch_of_one_sample_beside_batch_norm_says_what_to_do() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    source = as_source([(torch.randn(2, 4), torch.tensor([0, 1])), (torch.randn(1, 4), torch.tensor([2]))], 2)
+    recipe = Recipe(epochs=1)
+    with pytest.raises(EvopruneError, match=r"batch of one sample.*drop_last"):
+        train_epoch(net, source, recipe, recipe.make_optimizer(net), 0, torch.Generator().manual_seed(0))

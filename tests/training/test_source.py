@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from evoprune.core import EvopruneError
 from evoprune.training import LoaderSource, TensorSource, as_source, first_samples
@@ -229,3 +229,22 @@ def test_an_augmented_source_has_the_same_samples() -> None:
         assert torch.equal(left.targets, right.targets)
     with pytest.raises(EvopruneError, match=r"need images \(N, C, H, W\); the training data is \(20, 32\)"):
         TensorSource(plain.inputs.flatten(1), plain.targets, 8).augmented(**chosen)
+
+
+def test_a_generator_of_a_batch_sampler_follows_our_seed() -> None:
+    def epoch(drawn_before: int) -> list[int]:
+        own = torch.Generator().manual_seed(drawn_before)
+        sampler = BatchSampler(RandomSampler(range(20), generator=own), 4, drop_last=False)  # type: ignore[arg-type]
+        loader = DataLoader(TensorDataset(torch.arange(20.0)[:, None], torch.arange(20)), batch_sampler=sampler)
+        before = own.get_state()
+        order = [int(t) for _, targets, _ in as_source(loader, 4).batches(rng(0)) for t in targets]
+        assert torch.equal(own.get_state(), before)
+        return order
+
+    assert epoch(1) == epoch(2)
+
+
+def test_workers_that_live_on_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(4, 1), torch.zeros(4)), 2, num_workers=1, persistent_workers=True)
+    as_source(loader, 2)
+    assert "keep their random state from epoch to epoch" in caplog.text

@@ -28,6 +28,7 @@ from evoprune.scoring import evaluating, first_input
 __all__ = ["Costs", "measure_costs"]
 
 POINTER_BYTES = 4
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 MULTIPLIES = (nn.Linear, _ConvNd, _NormBase, nn.LayerNorm, nn.GroupNorm)
 """Layers of which it is known how often they use a weight."""
 
@@ -120,12 +121,13 @@ def _uses(model: nn.Module, layers: Sequence[Layer], sample: Tensor | None) -> d
         raise EvopruneError("--budget flops runs the model on one input; pass train=..., or a score built from data")
     with _counted(model, layers) as uses, evaluating(model):
         model(sample.to(next(model.parameters()).device, copy=True))
-    for layer in layers:
-        if not uses[layer.name]:
-            raise EvopruneError(
-                f"--budget flops: cannot count how often {layer.name!r} ({layer.kind}) uses its weights;"
-                " choose --budget parameters, or bytes"
-            )
+    uncounted = [f"{layer.name!r} ({layer.kind})" for layer in layers if not uses[layer.name]]
+    uncounted += [type(module).__name__ for module in model.modules() if isinstance(module, RECURRENT)]
+    if uncounted:
+        raise EvopruneError(
+            f"--budget flops: cannot count how often {uncounted[0]} uses its weights; choose --budget parameters, or"
+            " bytes"
+        )
     return uses
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import generator
-from evoprune.scoring import eval_mode, watching_inputs
+from evoprune.scoring import evaluating, watching_inputs
 
 __all__ = ["layer_moments"]
 
@@ -22,12 +22,11 @@ MOST_INPUTS = 8192
 """Layers with more inputs a unit are left out: their moment would take more than 256 MB."""
 
 
-@torch.inference_mode()
 def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_size: int = 250) -> dict[str, Tensor]:
     """Mean over samples of x x', summed over positions: x are inputs of linear and (ungrouped) 2-d convolution layers.
 
     Args:
-        model: run in eval mode; its mode is left as found.
+        model: run in eval mode and float32; its mode is left as found.
         names: the layers asked for.
         inputs: (N, ...).
         batch_size: samples at a time.
@@ -43,7 +42,7 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
         rows, weight = _rows(module, given.float(), len(inputs))
         moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
-    with eval_mode(model), watching_inputs(model, lambda name, module: name in wanted and _supported(module), add):
+    with evaluating(model), watching_inputs(model, lambda name, module: name in wanted and _supported(module), add):
         for batch in inputs.split(batch_size):
             model(batch.clone())  # it may change them in place
     return {name: moment.cpu() for name, moment in moments.items()}

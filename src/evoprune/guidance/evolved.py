@@ -32,7 +32,7 @@ def evolved_ranks(
 
     def evolved(index: int, layer: Layer) -> Tensor:
         rng = generator(*seed_path, index)
-        weight = weight_of(model, layer.name).detach().cpu()
+        weight = weight_of(model, layer.name).detach().cpu().float()
         if layer.name not in moments:
             return torch.rand(weight.shape, generator=rng)
         mask = masks[layer.name].flatten(1)

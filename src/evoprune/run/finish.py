@@ -103,8 +103,8 @@ def _status(runner: Runner, val_score: float) -> str:
         wanted = settings.passes[-1]
     late = state.cut_short
     if all(bool(mask.all()) for mask in state.accepted.masks.values()):
-        reason = "before the time was up" if late else "above the floor"
-        return f"nothing could be pruned {reason}; the dense model is returned"
+        reason = " before the time was up" if late else " above the floor" if floor is not None else ""
+        return f"nothing could be pruned{reason}; the dense model is returned"
     if floor is not None and val_score < floor:
         return _below(val_score, floor) + ("; the time was up" if late else "")
     gone, quantity = 1 - runner.cost() / runner.costs.dense, runner.costs.kind
@@ -116,13 +116,19 @@ def _status(runner: Runner, val_score: float) -> str:
     return f"ended early at {reached} because the time was up" if late else "complete"
 
 
+_BELOW = "the validation score"
+
+
 def _below(val_score: float, floor: float) -> str:
-    return f"the validation score {val_score:.4f} is below the floor {floor:.4f}"
+    return f"{_BELOW} {val_score:.4f} is below the floor {floor:.4f}"
 
 
 def status_after_finetuning(summary: dict[str, Any], val_score: float) -> str:
-    """The status of a result.json, brought up to date with a later validation score."""
-    floor, status = summary.get("floor"), str(summary.get("status") or "complete")
+    """The status of a result.json, brought up to date with a later validation score.
+
+    How the run itself ended stays in `run_status`.
+    """
+    floor, status = summary.get("floor"), summary.setdefault("run_status", summary.get("status") or "complete")
     if floor is not None and val_score < floor:
         return _below(val_score, floor)
-    return "complete" if status.startswith("the validation score") else status
+    return "complete" if status.startswith(_BELOW) else str(status)

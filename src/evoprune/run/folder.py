@@ -18,7 +18,7 @@ from evoprune.storage import write_json
 __all__ = ["Folder"]
 
 OUTPUTS = (
-    "journal.jsonl", "masks.safetensors", "model.safetensors", "model.before-finetune.safetensors", "result.json",
+    "journal.jsonl", "masks.safetensors", "model.safetensors", "model.before-finetune*.safetensors", "result.json",
     "report.html", "figures", "front",
 )  # fmt: skip
 """What `--overwrite` removes; files of the user beside them stay."""
@@ -62,9 +62,8 @@ class Folder:
             folder.state.mkdir(parents=True, exist_ok=True)
             folder._acquire()
             if overwrite:
-                for name in OUTPUTS:
-                    entry = path / name
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+                for entry in [entry for pattern in OUTPUTS for entry in path.glob(pattern)]:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                 for entry in folder.state.iterdir():
                     if entry.name != "lock":
                         entry.unlink()
@@ -90,6 +89,14 @@ class Folder:
         if lock:
             folder._acquire()
         return folder, settings
+
+    def next_backup(self) -> Path:
+        """Where the model goes before it is fine-tuned once more; the run's own one is `before_finetune`."""
+        path, number = self.before_finetune, 1
+        while path.exists():
+            number += 1
+            path = self.path / f"model.before-finetune-{number}.safetensors"
+        return path
 
     def _has_settings(self) -> bool:
         """Also damaged ones, where the folder of a run's state lies beside."""

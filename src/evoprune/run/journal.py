@@ -101,11 +101,13 @@ def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], f
             if number == len(lines):
                 break  # the run was stopped while it wrote this line
             raise EvopruneError(
-                f"{path} is damaged at line {number} (not JSON); restore the file or remove the line"
+                f"{path} is damaged at line {number} (not JSON); restore it from a copy, or prune again with"
+                " --overwrite"
             ) from error
         if not isinstance(entry, dict):
             raise EvopruneError(
-                f"{path} is damaged at line {number} (not an object); restore the file or remove the line"
+                f"{path} is damaged at line {number} (not an object); restore it from a copy, or prune again with"
+                " --overwrite"
             )
         record = EVENTS.get(str(entry.get("event")))
         if record is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, said
@@ -19,7 +19,7 @@ BATCH_SIZE = 100
 """Samples at a time when the score is called on a model: activations stay in the caches of a CPU."""
 
 
-class DataScore(ABC):
+class DataScore:
     """Mean of a value per sample, higher is better, over data held in memory.
 
     Args:
@@ -51,13 +51,13 @@ class DataScore(ABC):
         """(N, ...): what `values` and `losses` compare a sample's outputs with; the targets, unless overridden."""
         return self.targets
 
-    @abstractmethod
     def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Value of each sample: outputs (..., B, C) and the batch's part of `expected` to (..., B)."""
+        """Value of each sample: outputs (..., B, C) and the batch's part of `expected` to (..., B); minus its loss."""
+        return -self.losses(outputs, expected)
 
-    @abstractmethod
     def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Loss of each sample, (..., B) like `values`; its mean breaks ties between equal scores."""
+        """Loss of each sample, (..., B) like `values`: its cross-entropy. The mean breaks ties between equal scores."""
+        return cross_entropy(outputs, expected)
 
     def part(self, share: float) -> DataScore:
         """The same score on about that share of the samples, evenly spaced among them."""
@@ -66,7 +66,7 @@ class DataScore(ABC):
         smaller.inputs, smaller.targets = self.inputs[::every], self.targets[::every]
         return smaller
 
-    def bind(self, model: nn.Module) -> None:  # noqa: B027
+    def bind(self, model: nn.Module) -> None:
         """Told of the dense model before anything is scored; scores relative to it look at it here."""
 
     def __call__(self, model: nn.Module) -> float:
@@ -123,3 +123,10 @@ class DataScore(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.samples} samples, inputs {tuple(self.inputs.shape[1:])})"
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each sample: logits (..., B, C), targets (B,) -> (..., B); infinite where not a number."""
+    right = targets.expand(outputs.shape[:-1])[..., None]
+    losses = outputs.logsumexp(-1) - outputs.gather(-1, right)[..., 0]
+    return torch.where(losses.isnan(), float("inf"), losses)

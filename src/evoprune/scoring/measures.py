@@ -14,39 +14,20 @@ from evoprune.scoring.samples import Samples
 __all__ = ["Accuracy", "Fidelity", "NegativeLoss", "accuracy", "fidelity", "loss"]
 
 
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each sample: logits (..., B, C), targets (B,) -> (..., B); infinite where not a number."""
-    right = targets.expand(outputs.shape[:-1])[..., None]
-    losses = outputs.logsumexp(-1) - outputs.gather(-1, right)[..., 0]
-    return torch.where(losses.isnan(), float("inf"), losses)
-
-
 class Accuracy(DataScore):
     """Share of samples whose highest output is the target's; ties between candidates go to the lower cross-entropy."""
 
     upper_bound = 1.0
 
     def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """1 where right, else 0: (..., B)."""
-        return outputs.argmax(-1) == expected
-
-    def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Cross-entropy: (..., B)."""
-        return cross_entropy(outputs, expected)
+        """1 where right, else 0: (..., B). Never where an output is NaN, which `argmax` takes for the highest."""
+        return (outputs.argmax(-1) == expected) & ~outputs.isnan().any(-1)
 
 
 class NegativeLoss(DataScore):
     """Minus the mean cross-entropy."""
 
     upper_bound = 0.0
-
-    def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Minus the cross-entropy: (..., B)."""
-        return -cross_entropy(outputs, expected)
-
-    def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Cross-entropy: (..., B)."""
-        return cross_entropy(outputs, expected)
 
 
 class Fidelity(DataScore):
@@ -83,10 +64,6 @@ class Fidelity(DataScore):
         """Keep the outputs of the first model that comes."""
         if self._dense is None:
             self._dense = torch.cat([outputs for outputs, _ in self.outputs(model)])
-
-    def values(self, outputs: Tensor, expected: Tensor) -> Tensor:
-        """Minus the squared distance: (..., B)."""
-        return -self.losses(outputs, expected)
 
     def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
         """Squared distance: (..., B)."""

@@ -1,7 +1,7 @@
 """Prune while training: masks tighten step by step, by the importance that training itself shows.
 
 What a weight adds to the loss, (w g)^2 (Molchanov et al., CVPR 2019), is averaged over the steps as they come, so it
-costs no pass of its own. One threshold cuts all layers. However steep the way is, no cut takes much of what is left.
+costs no pass of its own. One threshold cuts all layers, in small steps where there is time for them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ SHARE = 0.1
 """Of what is left that goes in one cut: it waits until so much is due."""
 MEMORY = 0.98
 """Share of the average that a step keeps of the steps before it."""
+IMPORTANCE = "importance/"
+"""Before the names of the layers, in what is remembered."""
 
 
 class Tightening:
@@ -45,7 +47,7 @@ class Tightening:
         self.step += 1
         for name, weight in self.weights.items():
             if weight.grad is not None:
-                self.importance[name].lerp_((weight.float() * weight.grad).square(), 1 - MEMORY)
+                self.importance[name].lerp_((weight.float() * weight.grad.float()).square(), 1 - MEMORY)
 
     @property
     def is_due(self) -> bool:
@@ -70,9 +72,11 @@ class Tightening:
 
     def state(self) -> dict[str, Tensor]:
         """What it remembers besides the masks."""
-        return self.importance | {"": torch.tensor([self.start, self.step])}
+        importance = {IMPORTANCE + name: value for name, value in self.importance.items()}
+        return importance | {"place": torch.tensor([self.start, self.step])}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave, with the masks of then."""
-        self.start, self.step = tensors[""].tolist()
-        self.importance = {name: tensors[name].to(weight.device, copy=True) for name, weight in self.weights.items()}
+        self.start, self.step = tensors["place"].tolist()
+        for name, weight in self.weights.items():
+            self.importance[name] = tensors[IMPORTANCE + name].to(weight.device, copy=True)

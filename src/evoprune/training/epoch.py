@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, said
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
@@ -60,8 +60,15 @@ def train_epoch(
             if teacher is not None and cached is None:
                 with torch.no_grad(), recipe.autocast(device):
                     teacher_logits = teacher(inputs.clone()).float()  # either model may change its inputs in place
-            with recipe.autocast(device):
-                logits = model(inputs).float()
+            try:
+                with recipe.autocast(device):
+                    logits = model(inputs).float()
+            except ValueError as error:
+                if len(targets) > 1:
+                    raise
+                raise EvopruneError(
+                    f"the model cannot train on a batch of one sample: {said(error)}; give the loader drop_last=True"
+                ) from error
             loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
             if teacher is not None and teacher_logits is not None:
                 loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(

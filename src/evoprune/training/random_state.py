@@ -14,8 +14,10 @@ __all__ = ["OwnRandomState", "generators_of"]
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """Those that a data loader, or its sampler, was given to draw from."""
-    own = {getattr(part, "generator", None) for part in (loader, getattr(loader, "sampler", None))}
+    """Those that a data loader, or its samplers, were given to draw from."""
+    batches = getattr(loader, "batch_sampler", None)
+    parts = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    own = dict.fromkeys(getattr(part, "generator", None) for part in parts)
     return [generator for generator in own if isinstance(generator, torch.Generator)]
 
 

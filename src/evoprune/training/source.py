@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -15,6 +16,8 @@ from evoprune.core import EvopruneError
 from evoprune.training.random_state import OwnRandomState, generators_of
 
 __all__ = ["Batch", "BatchSource", "FirstSteps", "LoaderSource", "TensorSource", "as_source", "first_samples"]
+
+log = logging.getLogger("evoprune")
 
 
 class Batch(NamedTuple):
@@ -148,6 +151,11 @@ class LoaderSource:
 
     def __init__(self, loader: Iterable[Any], device: str | torch.device = "cpu") -> None:
         self.loader, self.device = loader, device
+        if getattr(loader, "persistent_workers", False):
+            log.warning(
+                "persistent_workers: the workers of the training loader keep their random state from epoch to epoch, so"
+                " a run that is resumed may see other augmentation than an unbroken one"
+            )
         try:
             self.steps = len(loader)  # type: ignore[arg-type]
         except TypeError:
@@ -175,6 +183,10 @@ class LoaderSource:
                     " collate_fn, or wrap the loader"
                 )
             inputs, targets = batch
+            if targets.dim() == 0:
+                raise EvopruneError(
+                    "the training data gives samples one by one; give batches, such as a DataLoader with a batch_size"
+                )
             # A model may change its inputs in place, and a list of batches is iterated again.
             yield Batch(inputs.to(self.device, copy=True), targets.to(self.device))
 

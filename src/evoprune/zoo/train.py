@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from evoprune.core import generator
-from evoprune.scoring import device_of, eval_mode
+from evoprune.scoring import Accuracy
 from evoprune.training import Recipe, TensorSource, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
@@ -79,8 +79,7 @@ def train(
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
         loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=on_step)
-        with recipe.autocast(torch.device(device)):
-            val_accuracy = accuracy(model, data.val)
+        val_accuracy = accuracy(model, data.val)
         before = history[-1]["seconds"] if history else 0.0
         seconds = before + time.perf_counter() - start
         history.append({"epoch": epoch + 1, "train_loss": loss, "val_accuracy": val_accuracy, "seconds": seconds})
@@ -106,13 +105,6 @@ def train(
     return {**result, "history": history}
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, split: Split, batch_size: int = 100) -> float:
-    """Share of `split` whose largest logit is the target's; the model's mode is left as found."""
-    device = device_of(model)
-    correct = 0
-    with eval_mode(model):
-        for start in range(0, len(split), batch_size):
-            inputs, targets = (tensor[start : start + batch_size] for tensor in (split.inputs, split.targets))
-            correct += int((model(inputs.to(device, copy=True)).argmax(1) == targets.to(device)).sum())
-    return correct / len(split.targets)
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Share of `split` whose largest logit is the target's, in float32; the model's mode is left as found."""
+    return Accuracy(split.inputs, split.targets)(model)
