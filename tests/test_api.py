@@ -25,7 +25,7 @@ from evoprune.run import Runner
 from evoprune.run.time_limit import TimeLimit
 
 torch.set_num_threads(1)
-QUICK = {"threads": 1, "population": 3, "generations": 1}
+QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +60,9 @@ def model() -> nn.Sequential:
 def quick(net: nn.Module, score: Any = None, train: Any = "given", **options: Any) -> evoprune.Result:
     score = evoprune.accuracy(data()) if score is None else score
     train = data() if isinstance(train, str) else train
-    tuning = {} if train is None else {"finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
     if not {"sparsity", "preset", "max_drop", "floor", "passes"} & options.keys():
         options["sparsity"] = 0.6
-    return evoprune.prune(net, score, train=train, **(QUICK | tuning | options))
+    return evoprune.prune(net, score, train=train, **(QUICK | options))
 
 
 def margin(net: nn.Module) -> float:
@@ -163,7 +162,7 @@ def test_random_states_are_left_as_found_and_play_no_part(train: str | None) -> 
     assert any(not torch.equal(first.masks[name], mask) for name, mask in other.masks.items())
 
 
-def test_without_training_data_the_kept_weights_are_the_dense_ones() -> None:
+def test_without_training_data_the_kept_weights_are_the_dense_ones(caplog: pytest.LogCaptureFixture) -> None:
     dense = model()
     result = quick(dense, train=None)
     consistent(result)
@@ -171,6 +170,7 @@ def test_without_training_data_the_kept_weights_are_the_dense_ones() -> None:
         weight = dense.get_parameter(f"{name}.weight")
         assert torch.equal(result.model.get_parameter(f"{name}.weight"), weight * mask)
     assert result.summary["finetune"]["epochs"] == 0
+    assert "this means nothing: batch_size, final_epochs, finetune_epochs" in caplog.text
 
 
 def test_fine_tuned_weights_survive_the_next_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -863,7 +863,6 @@ def test_without_epochs_recalibrated_norms_are_all_that_changes() -> None:
     [
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {"recalibrate": True}, "no batch norm"),
         (model, {"recalibrate": True, "train": None}, "measures on training data"),
-        (model, {"final_epochs": 2, "train": None}, "final_epochs is of fine-tuning"),
         (model, {"flip": True, "train": DataLoader(TensorDataset(*data()), 16)}, "let the loader augment"),
         (
             lambda: nn.Sequential(nn.Linear(36, 2)),

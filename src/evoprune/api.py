@@ -107,7 +107,7 @@ def prune(
         The pruned model, its masks, and what was measured.
 
     Raises:
-        EvopruneError: something given cannot be used, or would have no effect; the message says what and what to do.
+        EvopruneError: something given cannot be used; the message says what and what to do.
 
     Example:
         >>> result = evoprune.prune(model, evoprune.accuracy(val_loader), train=train_loader, max_drop=0.5)
@@ -125,7 +125,7 @@ def prune(
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", name)
     if train is None and (vain := sorted(name for name in ONLY_TUNING if settings.get(name))):
-        raise EvopruneError(f"{vain[0]} is of fine-tuning, which needs training data; pass `train`, or leave it out")
+        log.warning("without `train` nothing is fine-tuned, and this means nothing: %s", ", ".join(vain))
     if train is None and settings.get("preset", "default") == "default":
         if settings.get("space") != "training":
             settings.setdefault("generations", UNTUNED_GENERATIONS)
@@ -363,7 +363,7 @@ def _check_given(settings: Settings, train: Any, test: Any) -> None:
 
 def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
-    resolve_layers(task.layers, settings.layers or [])
+    resolve_layers(task.layers, settings.layers)
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, dense_val_score)
     floor_of(settings, dense_val_score)

@@ -129,7 +129,7 @@ def prune(
         int | None, typer.Option(help="Pixels that fine-tuning's images move by at most, both ways.")
     ] = None,
     flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Mirror every second image in fine-tuning.")
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random in fine-tuning.")
     ] = None,
     cutout: Annotated[
         int | None, typer.Option(help="Pixels a side of a square that each image loses in fine-tuning.")

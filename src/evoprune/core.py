@@ -73,7 +73,7 @@ class Scores:
 
 
 class Evaluator(Protocol):
-    """Plans to scores. Implementations differ in speed only: every one gives the reference's scores."""
+    """Plans to scores. All give the reference's scores, in float32; candidates may be stopped early."""
 
     @property
     def samples(self) -> int:
@@ -136,12 +136,14 @@ def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     return weight
 
 
-def resolve_layers(layers: Sequence[Layer], names: Iterable[str]) -> list[Layer]:
-    """The layers that `names` ask for (a leading `module.` is ignored), in the order of the model.
+def resolve_layers(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Layer]:
+    """The layers that `names` ask for (a leading `module.` is ignored), in the order of the model; all for None.
 
     Raises:
         EvopruneError: a name is not a prunable layer; the message suggests near names.
     """
+    if names is None:
+        return list(layers)
     by_name = {layer.name: layer for layer in layers}
     wanted = {name if name in by_name else strip_module_prefix(name) for name in names}
     for name in sorted(wanted - by_name.keys()):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from torch import Tensor
 
 from evoprune.core import EvopruneError
 
-__all__ = ["as_safetensors", "finite", "read_tensors", "save_tensors", "shapes_of", "write_atomic", "write_json"]
+__all__ = [
+    "as_safetensors",
+    "digest_of",
+    "finite",
+    "read_tensors",
+    "save_tensors",
+    "shapes_of",
+    "write_atomic",
+    "write_json",
+]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -72,6 +82,14 @@ def read_tensors(path: Path, remedy: str = "is it complete?") -> tuple[dict[str,
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise EvopruneError(f"{path} is not a readable safetensors file ({error}); {remedy}") from error
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """A hash of what CPU tensors hold."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from evoprune.core import EvopruneError, prunable_layers, resolve_layers, said, 
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
-from evoprune.storage import read_tensors
+from evoprune.storage import digest_of, read_tensors
 from evoprune.surgery import batch_norms
 from evoprune.training import BatchSource, TensorSource, as_source, first_samples
 from evoprune.zoo import (
     BUILT_IN,
     DATA_NAMES,
-    Data,
     check_data_fits,
     checkpoint_path,
     default_checkpoint,
@@ -103,7 +101,7 @@ def named_task(
             " nothing; use --data mnist, or train some: evoprune train %s --data mnist-sample --out FILE",
             settings.model,
         )
-    digest = _digest(data)
+    digest = digest_of(t for split in (data.train, data.val, data.test) for t in (split.inputs, split.targets))
     if settings.data_digest not in (None, digest):
         changed = f"the data {name} is not what it was when the run began"
         if same_data:
@@ -186,7 +184,7 @@ def check_guidance(task: Task, settings: Settings) -> None:
             f"--guidance {settings.guidance} looks at samples: pass `train`, or a score built from data such as"
             " evoprune.accuracy(loader)"
         )
-    layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
+    layers = resolve_layers(task.layers, settings.layers)
     frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]
     if settings.tightens and frozen:
         raise EvopruneError(
@@ -320,11 +318,3 @@ def _check_state(model: nn.Module) -> None:
                 f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
                 " tensors; give a model without it"
             )
-
-
-def _digest(data: Data) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for split in (data.train, data.val, data.test):
-        for tensor in (split.inputs, split.targets):
-            digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Algorithms by name, and the errors for what does not fit."""
+"""Algorithms by name."""
 
 from __future__ import annotations
 
@@ -20,17 +20,9 @@ def test_options_reach_the_algorithm() -> None:
     assert make_algorithm("evopress", BITS, 16, shares=(0.1,), pace=8) == EvoPress(BITS, 16, (0.1,), 8)
 
 
-@pytest.mark.parametrize(
-    ("name", "genes", "rates", "message"),
-    [
-        ("annealing", BITS, {}, "unknown algorithm 'annealing'; there are ga, steady"),
-        ("cmaes", BITS, {}, "cmaes needs real-valued genes: use the space allocation; it cannot evolve BudgetedBits"),
-        ("pbil", Shares(3), {}, "pbil needs bits: use the space weights; it cannot evolve Shares"),
-        ("ga", BITS, {"sigma": 1.0}, "ga has no option 'sigma'; its options: crossover_rate"),
-        ("random", BITS, {"rate": 1.0}, "random has no option 'rate'; its options: none"),
-        ("pbil", BITS, {"rate": 0.0}, "rate must be above 0 and at most 1, not 0"),
-    ],
-)
-def test_what_does_not_fit_is_named(name: str, genes: object, rates: dict[str, float], message: str) -> None:
-    with pytest.raises(EvopruneError, match=message):
-        make_algorithm(name, genes, 6, **rates)  # type: ignore[arg-type]
+def test_an_entry_says_what_it_evolves_and_which_rates_it_takes() -> None:
+    assert ALGORITHMS["ga"].evolves([BudgetedBits, Shares])
+    assert not ALGORITHMS["cmaes"].evolves([BudgetedBits])
+    assert ALGORITHMS["ga"].rates == ("crossover_rate",)
+    with pytest.raises(EvopruneError, match="rate must be above 0 and at most 1, not 0"):
+        make_algorithm("pbil", BITS, 6, rate=0.0)

@@ -1,6 +1,6 @@
 """Plans to scores: the reference, one candidate at a time, and ways that give its scores faster."""
 
-from evoprune.evaluate.choose import WAYS, make_evaluator
+from evoprune.evaluate.choose import WAYS, Way, make_evaluator
 from evoprune.evaluate.costs import Costs, measure_costs
 from evoprune.evaluate.memory import reuse_freed_memory
 from evoprune.evaluate.reference import ReferenceEvaluator
@@ -11,6 +11,7 @@ __all__ = [
     "Costs",
     "ReferenceEvaluator",
     "SampledEvaluator",
+    "Way",
     "make_evaluator",
     "measure_costs",
     "reuse_freed_memory",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evoprune.core import Evaluator, EvopruneError, weight_of
+from evoprune.core import Evaluator, EvopruneError, said, weight_of
 from evoprune.evaluate.graph import UnsplittableError, split_model
 from evoprune.evaluate.graph_runner import GraphRunner
 from evoprune.evaluate.memory import bytes_of
@@ -20,9 +20,10 @@ from evoprune.evaluate.runners import OneByOne, Runner, candidate_weights
 from evoprune.evaluate.sampled import Needs, SampledEvaluator
 from evoprune.scoring import DataScore, as_score, evaluating
 
-__all__ = ["WAYS", "make_evaluator"]
+__all__ = ["WAYS", "Way", "make_evaluator"]
 
-WAYS = ("prefix", "batched", "racing", "precision")
+Way = Literal["prefix", "batched", "racing", "precision"]
+WAYS: tuple[Way, ...] = get_args(Way)
 CHECKED_SAMPLES = 5
 
 log = logging.getLogger("evoprune")
@@ -140,7 +141,7 @@ def _check(
             with FlopCounterMode(display=False) as counter:
                 got = [runner.outputs(weights, shared) for _ in range(2)]
         except Exception as error:
-            raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+            raise UnsplittableError(said(error)) from error
     for outputs in got:
         if outputs.shape != (2, *wanted[0].shape):
             raise UnsplittableError(f"its outputs became {tuple(outputs.shape)}")

@@ -54,7 +54,7 @@ class Advice:
     samples: int = 0
 
     def first_mask(self, sizes: Sequence[int], keep: int) -> Tensor | None:
-        """(G,) bool, the `keep` most important weights of all layers and the most important one of each."""
+        """(G,) bool, the `keep` most important weights of all layers and the most important one of each, if known."""
         return None if self.importance is None else global_threshold(self.importance, sizes, keep)
 
 
@@ -85,27 +85,27 @@ def advise(
     Raises:
         EvopruneError: `kind` needs samples, and there are none.
     """
-    if samples is None and kind in NEED_SAMPLES:
-        raise EvopruneError(f"guidance {kind!r} looks at data; there are no samples")
-    if samples is None and kind == "none":
-        return None
-    if samples is not None and kind == "none":
-        values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)
-    elif samples is not None and kind == "learned":
-        values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
-    elif samples is not None and kind == "gradient":
-        values = gradient_effects(model, layers, *samples)
-    elif samples is not None and kind == "wanda":
-        values = wanda_scores(model, layers, samples[0])
-    else:
+    candidates = scored = 0
+    if kind == "magnitude":
         values = magnitudes(model, layers)
+    elif samples is None:
+        if kind in NEED_SAMPLES:
+            raise EvopruneError(f"guidance {kind!r} looks at data; there are no samples")
+        return None
+    elif kind == "none":
+        values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)
+    elif kind == "learned":
+        values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
+        candidates = len(layers) * LEARNED_CANDIDATES
+        scored = candidates * min(len(samples[0]), LEARNED_SAMPLES)
+    elif kind == "gradient":
+        values = gradient_effects(model, layers, *samples)
+    else:
+        values = wanda_scores(model, layers, samples[0])
     rng = generator(*seed_path, TIES)
     order = torch.cat([_even(values[layer.name], masks[layer.name], left[layer.name], rng) for layer in layers])
-    if samples is not None and kind == "learned":
-        candidates = len(layers) * LEARNED_CANDIDATES
-        return Advice(order, None, candidates, candidates * min(len(samples[0]), LEARNED_SAMPLES))
     if kind not in COMPARABLE:
-        return Advice(order)
+        return Advice(order, None, candidates, scored)
     if kind == "magnitude":
         values = lamp_scores(values)
     kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.filesize import decimal
+
 __all__ = ["count", "drop", "duration", "percent", "score", "size", "spent"]
 
 NONE = "\N{EN DASH}"
@@ -50,14 +52,7 @@ def drop(dense: float | None, pruned: float | None, accuracy: bool) -> str:
 
 def size(file_bytes: int | None) -> str:
     """247800 -> `247.8 kB` (powers of ten)."""
-    if file_bytes is None:
-        return NONE
-    value = float(file_bytes)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")
+    return NONE if file_bytes is None else decimal(file_bytes)
 
 
 def duration(seconds: float) -> str:

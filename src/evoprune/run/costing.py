@@ -16,7 +16,7 @@ def costs_of(task: Task, settings: Settings) -> Costs:
     Raises:
         EvopruneError: it cannot be counted, or less of it can go than is asked for.
     """
-    layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
+    layers = resolve_layers(task.layers, settings.layers)
     sample = None if task.samples is None else task.samples[0][:1]
     costs = measure_costs(settings.budget, task.model, layers, task.layers, sample)
     if settings.budget != "weights" and settings.sparsity is not None and settings.sparsity > costs.most:

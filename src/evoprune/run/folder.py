@@ -25,7 +25,7 @@ OUTPUTS = (
 
 
 class Folder:
-    """A run on disk. Use `create` or `open`; it is locked until the process ends or `close` is called."""
+    """A run on disk. Use `create` or `open`; it is locked until `close` is called, or nobody holds it any more."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from evoprune.run.journal import Journal
 from evoprune.run.result import describe_layers
 from evoprune.run.schedule import Outcome, Stage, is_hopeless, next_stage
 from evoprune.run.searching import Scored, Search, make_search
-from evoprune.run.settings import Settings
+from evoprune.run.settings import FallingRate, Settings
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.run.time_limit import TimeLimit
@@ -59,7 +59,7 @@ class Runner:
         resume: bool = False,
     ) -> None:
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
-        self.layers = resolve_layers(task.layers, settings.layers) if settings.layers else task.layers
+        self.layers = resolve_layers(task.layers, settings.layers)
         self.costs = costs_of(task, settings)
         self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
         if self.teacher is not None and isinstance(task.train, TensorSource):
@@ -204,7 +204,7 @@ class Runner:
         keep = stage.keep([weight.numel() for weight in weights.values()])
         return Tightening(weights, self.state.now.masks, keep, steps)
 
-    def _epochs(self, stage: Stage, schedule: Literal["cosine", "constant"], first: int, last: int) -> None:
+    def _epochs(self, stage: Stage, schedule: FallingRate, first: int, last: int) -> None:
         state, settings, floor = self.state, self.settings, self.floor
         assert self.task.train is not None
         tightening = None

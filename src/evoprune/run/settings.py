@@ -10,13 +10,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evoprune.core import EvopruneError
+from evoprune.evaluate import WAYS, Way
 from evoprune.run.contradictions import option_name, refuse_contradictions
-from evoprune.training import Precision, Recipe
+from evoprune.training import Optimizer, Precision, Recipe
 from evoprune.zoo import BUILT_IN
 
 __all__ = [
-    "PRESETS", "AlgorithmName", "BudgetName", "DeviceName", "GuidanceName", "PresetName", "Settings", "SpaceName",
-    "make_settings", "parse_duration",
+    "PRESETS", "AlgorithmName", "BudgetName", "DeviceName", "FallingRate", "GuidanceName", "PresetName", "Settings",
+    "SpaceName", "make_settings", "parse_duration",
 ]  # fmt: skip
 
 SpaceName = Literal["weights", "allocation", "mixture", "training"]
@@ -24,11 +25,12 @@ PresetName = Literal["default", "original"]
 AlgorithmName = Literal["steady", "ga", "evopress", "cmaes", "pbil", "nsga2", "random"]
 GuidanceName = Literal["none", "magnitude", "gradient", "wanda", "learned"]
 BudgetName = Literal["weights", "parameters", "flops", "bytes"]
+FallingRate = Literal["cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 class Settings(BaseModel):
-    """All numbers and choices of a run. A field left None is decided from the preset or the model.
+    """All numbers and choices of a run. What is not said is decided from the preset or the model.
 
     Those of fine-tuning are explained at `Recipe`; the learning rate follows `finetune_schedule` after each stage and
     `final_schedule` at the end. With `recalibrate` the statistics of batch norms are measured anew for new masks.
@@ -68,10 +70,10 @@ class Settings(BaseModel):
 
     finetune_epochs: int = Field(2, ge=0)
     final_epochs: int = Field(8, ge=0)
-    optimizer: Literal["adamw", "adam", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     learning_rate: float = Field(3e-3, gt=0)
-    finetune_schedule: Literal["cosine", "constant"] = "constant"
-    final_schedule: Literal["cosine", "constant"] = "cosine"
+    finetune_schedule: FallingRate = "constant"
+    final_schedule: FallingRate = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(128, ge=1)
     distill: float = Field(0.5, ge=0, le=1)
@@ -85,7 +87,7 @@ class Settings(BaseModel):
 
     time_limit_seconds: float | None = Field(None, gt=0)
     memory_mb: int = Field(1024, ge=16)
-    scoring: list[Literal["prefix", "batched", "racing", "precision"]] = ["prefix", "batched", "racing", "precision"]
+    scoring: list[Way] = list(WAYS)
     seed: int = Field(0, ge=0)
     device: DeviceName = "auto"
     workers: int = Field(1, ge=1)
@@ -108,9 +110,7 @@ class Settings(BaseModel):
         chosen = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
         return chosen if any(chosen.values()) else {}
 
-    def recipe(
-        self, epochs: int, schedule: Literal["cosine", "constant"], learning_rate: float | None = None
-    ) -> Recipe:
+    def recipe(self, epochs: int, schedule: FallingRate, learning_rate: float | None = None) -> Recipe:
         """Of a fine-tuning of so many epochs, at another learning rate where one is given."""
         return Recipe(
             epochs=epochs, schedule=schedule, batch_size=self.batch_size, optimizer=self.optimizer,

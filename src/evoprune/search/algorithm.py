@@ -6,9 +6,9 @@ population. All state is in `Population`, all randomness in `rng`: that is why a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class Population:
         return Population(self.genomes[index], self.fitness[index], traits, self.state)
 
 
-class Algorithm(Protocol):
+class Algorithm(ABC):
     """Makes better genomes from scored ones.
 
     The caller asks, screens, evaluates and tells. To screen is to score all candidates on a share of the samples
@@ -70,24 +70,27 @@ class Algorithm(Protocol):
     @property
     def asks_per_generation(self) -> int:
         """How often a generation asks and tells."""
-        ...
+        return 1
 
     @property
     def screening(self) -> Screening:
         """The rounds between ask and evaluation, empty when every candidate is evaluated in full."""
-        ...
+        return ()
 
+    @abstractmethod
     def ask(self, population: Population | None, rng: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Propose candidates: (C, G) genomes and their traits. `None` asks for the first population."""
-        ...
 
+    @abstractmethod
     def tell(self, population: Population | None, candidates: Population) -> Population:
         """The next population, from the present one and the scored candidates."""
-        ...
 
     def floor(self, population: Population | None) -> float:
-        """A candidate whose first fitness column stays below this cannot survive; -inf when any may."""
-        ...
+        """A candidate whose first fitness column stays below this cannot survive; -inf when any may.
+
+        Unless overridden that of the worst survivor, where the best of old and new survive.
+        """
+        return -float("inf") if population is None else float(population.fitness[:, 0].min())
 
 
 def lexicographic_order(fitness: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """CMA-ES: a Gaussian over real-valued genomes that learns its mean, its step and its covariance.
 
 N. Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772, with its default parameters and with negative
-weights for the worse half; equation numbers below are the tutorial's. The state between two steps is seven plain
+weights for the worse half; equation numbers below are the tutorial's. The state between two steps is six plain
 tensors. A test compares it with the package `cmaes`.
 """
 
@@ -11,13 +11,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError
-from evoprune.search.algorithm import Population, Screening, lexicographic_order
+from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.genes import Proposal
 from evoprune.search.selection import best
 
@@ -28,7 +27,7 @@ SMALLEST_VARIANCE = 1e-20
 
 
 @dataclass(frozen=True)
-class CMAES:
+class CMAES(Algorithm):
     """CMA-ES over (C, G) float32 genomes, which maximizes. The population is the best genomes seen so far.
 
     Attributes:
@@ -40,8 +39,6 @@ class CMAES:
     length: int
     size: int = 12
     sigma: float = 0.5
-    asks_per_generation: ClassVar[int] = 1
-    screening: ClassVar[Screening] = ()
 
     def __post_init__(self) -> None:
         if self.size < 2:

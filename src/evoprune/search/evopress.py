@@ -7,19 +7,18 @@ level switches between few layers. Most offspring are worse, and few samples are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from evoprune.search.algorithm import Population, Screening, lexicographic_order
+from evoprune.search.algorithm import Algorithm, Population, Screening, lexicographic_order
 from evoprune.search.genes import Genes, Proposal
-from evoprune.search.selection import best, worst_fitness
+from evoprune.search.selection import best
 
 __all__ = ["EvoPress"]
 
 
 @dataclass(frozen=True)
-class EvoPress:
+class EvoPress(Algorithm):
     """(1 + lambda) with screening. The population is the parent alone.
 
     Attributes:
@@ -33,7 +32,6 @@ class EvoPress:
     size: int = 32
     shares: tuple[float, ...] = (0.05, 0.25)
     pace: int = 4
-    asks_per_generation: ClassVar[int] = 1
 
     @property
     def screening(self) -> Screening:
@@ -53,7 +51,3 @@ class EvoPress:
         if population is None:
             return candidates.take(lexicographic_order(candidates.fitness)[:1])
         return best(population, candidates, 1)
-
-    def floor(self, population: Population | None) -> float:
-        """The parent's first fitness column."""
-        return worst_fitness(population)

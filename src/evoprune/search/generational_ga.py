@@ -7,19 +7,18 @@ two: Goldberg and Deb, "A Comparative Analysis of Selection Schemes", 1991.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from evoprune.search.algorithm import Population, Screening, lexicographic_order
+from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.genes import Genes, Proposal
-from evoprune.search.selection import best, tournament, worst_fitness
+from evoprune.search.selection import best, tournament
 
 __all__ = ["GenerationalGA"]
 
 
 @dataclass(frozen=True)
-class GenerationalGA:
+class GenerationalGA(Algorithm):
     """Generational GA.
 
     Attributes:
@@ -31,8 +30,6 @@ class GenerationalGA:
     genes: Genes
     size: int = 12
     crossover_rate: float = 0.8
-    asks_per_generation: ClassVar[int] = 1
-    screening: ClassVar[Screening] = ()
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P children."""
@@ -46,7 +43,3 @@ class GenerationalGA:
     def tell(self, population: Population | None, candidates: Population) -> Population:
         """The best P of parents and children."""
         return candidates if population is None else best(population, candidates, self.size)
-
-    def floor(self, population: Population | None) -> float:
-        """The worst survivor's first fitness column."""
-        return worst_fitness(population)

@@ -15,7 +15,7 @@ __all__ = ["InTurn"]
 
 
 @dataclass(frozen=True)
-class InTurn:
+class InTurn(Algorithm):
     """A sequence of two algorithms, whose genomes may be of different kinds.
 
     How often a population was told is kept in its state as `told`, so that the place in the sequence is found again.

@@ -7,11 +7,10 @@ objectives, all maximized.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from evoprune.search.algorithm import Population, Screening
+from evoprune.search.algorithm import Algorithm, Population
 from evoprune.search.genes import Genes, Proposal
 from evoprune.search.pareto import pareto_order
 from evoprune.search.selection import tournament
@@ -20,7 +19,7 @@ __all__ = ["NSGA2"]
 
 
 @dataclass(frozen=True)
-class NSGA2:
+class NSGA2(Algorithm):
     """NSGA-II.
 
     Attributes:
@@ -32,8 +31,6 @@ class NSGA2:
     genes: Genes
     size: int = 24
     crossover_rate: float = 0.9
-    asks_per_generation: ClassVar[int] = 1
-    screening: ClassVar[Screening] = ()
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P children of parents that win by front, then by crowding."""

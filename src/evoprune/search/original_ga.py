@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from evoprune.search.algorithm import Population, Screening, lexicographic_order
+from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 
 __all__ = ["OriginalGA"]
 
 
 @dataclass(frozen=True)
-class OriginalGA:
+class OriginalGA(Algorithm):
     """Steady-state GA with heap replacement.
 
     Attributes:
@@ -39,7 +38,6 @@ class OriginalGA:
     mutation_rate: float = 0.1
     initial_sparsity: float = 0.1
     start: Tensor | None = None
-    screening: ClassVar[Screening] = ()
 
     @property
     def asks_per_generation(self) -> int:

@@ -7,15 +7,14 @@ moves them by single steps. Genomes are drawn under the budget.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
 from evoprune.core import EvopruneError
-from evoprune.search.algorithm import Population, Screening, lexicographic_order
+from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.genes import Proposal
-from evoprune.search.selection import best, worst_fitness
+from evoprune.search.selection import best
 
 __all__ = ["PBIL"]
 
@@ -24,7 +23,7 @@ MARGIN = 1e-4
 
 
 @dataclass(frozen=True)
-class PBIL:
+class PBIL(Algorithm):
     """Estimation of distribution for bits; `chances` (G,) are its state.
 
     Attributes:
@@ -36,8 +35,6 @@ class PBIL:
     genes: BudgetedBits
     size: int = 24
     rate: float = 0.2
-    asks_per_generation: ClassVar[int] = 1
-    screening: ClassVar[Screening] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -61,7 +58,3 @@ class PBIL:
             share.add_(survivors.genomes[row], alpha=1 / len(better))
         moved = torch.lerp(chances, share, self.rate).clamp_(MARGIN, 1 - MARGIN)
         return replace(survivors, state={"chances": moved})
-
-    def floor(self, population: Population | None) -> float:
-        """The worst survivor's first fitness column."""
-        return worst_fitness(population)

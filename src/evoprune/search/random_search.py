@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from evoprune.search.algorithm import Population, Screening
+from evoprune.search.algorithm import Algorithm, Population
 from evoprune.search.genes import Genes, Proposal
-from evoprune.search.selection import best, worst_fitness
+from evoprune.search.selection import best
 
 __all__ = ["RandomSearch"]
 
 
 @dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(Algorithm):
     """Random search.
 
     Attributes:
@@ -25,8 +24,6 @@ class RandomSearch:
 
     genes: Genes
     size: int = 12
-    asks_per_generation: ClassVar[int] = 1
-    screening: ClassVar[Screening] = ()
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P genomes of a first population; the start, which is always the first of one, is asked for once."""
@@ -38,7 +35,3 @@ class RandomSearch:
     def tell(self, population: Population | None, candidates: Population) -> Population:
         """The best P seen."""
         return candidates if population is None else best(population, candidates, self.size)
-
-    def floor(self, population: Population | None) -> float:
-        """The worst genome kept."""
-        return worst_fitness(population)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evoprune.search.algorithm import Population, lexicographic_order
 
-__all__ = ["best", "tournament", "worst_fitness"]
+__all__ = ["best", "tournament"]
 
 
 def tournament(order: Tensor, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
@@ -26,8 +26,3 @@ def best(population: Population, candidates: Population, size: int) -> Populatio
     """The `size` best of both, best first; of equals the older, so survival is (mu + lambda)."""
     order = lexicographic_order(torch.cat([population.fitness, candidates.fitness]))
     return population.choose(candidates, order[:size])
-
-
-def worst_fitness(population: Population | None) -> float:
-    """What a candidate must reach in the first column to be among the best; anything will do at first."""
-    return -float("inf") if population is None else float(population.fitness[:, 0].min())

@@ -8,19 +8,18 @@ with operators of the genes' own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from evoprune.search.algorithm import Population, Screening, lexicographic_order
+from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.genes import Genes, Proposal
-from evoprune.search.selection import best, tournament, worst_fitness
+from evoprune.search.selection import best, tournament
 
 __all__ = ["SteadyStateGA"]
 
 
 @dataclass(frozen=True)
-class SteadyStateGA:
+class SteadyStateGA(Algorithm):
     """Steady-state GA.
 
     Attributes:
@@ -32,7 +31,6 @@ class SteadyStateGA:
     genes: Genes
     size: int = 12
     crossover_rate: float = 0.8
-    screening: ClassVar[Screening] = ()
 
     @property
     def asks_per_generation(self) -> int:
@@ -50,7 +48,3 @@ class SteadyStateGA:
     def tell(self, population: Population | None, candidates: Population) -> Population:
         """The best P of the population and the pair."""
         return candidates if population is None else best(population, candidates, self.size)
-
-    def floor(self, population: Population | None) -> float:
-        """The worst survivor's first fitness column."""
-        return worst_fitness(population)

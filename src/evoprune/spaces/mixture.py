@@ -22,7 +22,7 @@ class MixtureSpace:
 
     def __init__(self, allocation: AllocationSpace, weights: WeightSpace) -> None:
         self.allocation, self.weights = allocation, weights
-        self.layers, self.genes = weights.layers, weights.genes
+        self.genes = weights.genes
 
     def plans(self, genomes: Tensor) -> dict[str, Tensor]:
         """(P, ...) -> layer name -> (P, *weight shape) bool."""

@@ -1,4 +1,4 @@
-"""Genomes on disk: eight bits a byte."""
+"""Genomes that are not at work: eight bits a byte."""
 
 import numpy as np
 import torch

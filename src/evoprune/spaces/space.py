@@ -6,18 +6,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from evoprune.core import Layer, Masks
+from evoprune.core import Masks
 
 __all__ = ["Space"]
 
 
 class Space(Protocol):
     """What may be pruned, and what a genome means for it."""
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers that genomes speak of, in the order of the model."""
-        ...
 
     @property
     def genes(self) -> int:

@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from evoprune.core import EvopruneError
 
-__all__ = ["Precision", "Recipe"]
+__all__ = ["Optimizer", "Precision", "Recipe"]
 
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["one-cycle", "cosine", "constant"]
@@ -35,7 +35,7 @@ class Recipe:
             cosine (Smith & Topin 2017); `cosine` only falls (Loshchilov & Hutter 2017); `constant` stays.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
         shift: each image is moved by up to this many pixels both ways, black coming in at the edge.
-        flip: mirror every second image, drawn at random; for photographs, not for digits.
+        flip: mirror each image with probability 1/2; for photographs, not for digits.
         cutout: a square of this many pixels a side is made black in each image, anywhere, even partly outside
             (DeVries & Taylor 2017).
         first_size: pixels a side that images are scaled down to in the first epoch; they grow by 4 at a time and

@@ -52,7 +52,7 @@ class TensorSource:
         targets: (N,) int64.
         batch_size: samples a step at most; an epoch is cut into steps of equal size.
         shift: move each image by up to this many pixels both ways.
-        flip: mirror every second image, drawn at random.
+        flip: mirror each image with probability 1/2.
         cutout: replace a square of this many pixels a side, anywhere in each image, even partly outside.
         fill: (C, 1, 1) what comes in at the edges of a shifted image and into the square, zero when None.
         device: where batches are to be.

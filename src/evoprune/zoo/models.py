@@ -10,13 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from evoprune.core import EvopruneError, said
 from evoprune.training import Recipe
 from evoprune.zoo.lenet import lenet5
 from evoprune.zoo.lenet_caffe import lenet5_caffe
-from evoprune.zoo.random_state import seeded
 from evoprune.zoo.resnet import resnet18
 
 __all__ = ["BUILT_IN", "BuiltIn", "checkpoint_path", "default_checkpoint", "load_model"]
@@ -115,7 +115,8 @@ def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Mod
         EvopruneError: unknown name, or a factory that cannot be imported, fails or returns something else.
     """
     factory = _factory(spec, directory)
-    with seeded(seed):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
         try:
             model = factory()
         except Exception as error:  # whatever a user's factory raises

@@ -12,7 +12,7 @@ import torch
 from torch import nn, optim
 
 from evoprune.core import EvopruneError
-from evoprune.storage import read_tensors, save_tensors, shapes_of
+from evoprune.storage import digest_of, read_tensors, save_tensors, shapes_of
 from evoprune.training import Recipe, optimizer_from_tensors, optimizer_to_tensors
 from evoprune.zoo.data import Data
 
@@ -27,7 +27,12 @@ Settings = dict[str, Any]
 
 def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> Settings:
     """Recipe, seed, and digests of the training data and of the weights that training starts from."""
-    return {"recipe": asdict(recipe), "seed": seed, "data": _digest_data(data), "start": _digest_model(model)}
+    return {
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "data": digest_of([data.train.inputs, data.train.targets]),
+        "start": _digest_model(model),
+    }
 
 
 def save_state(
@@ -65,13 +70,6 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
     optimizer_from_tensors(optimizer, state)
     loaded: list[Epoch] = history
     return loaded
-
-
-def _digest_data(data: Data) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in (data.train.inputs, data.train.targets):
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _digest_model(model: nn.Module) -> str:
