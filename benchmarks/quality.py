@@ -196,16 +196,14 @@ def make_rule(name: str, layers: list[Layer], kept: dict[str, int], seed: int) -
         return lambda model, stage: rules[name](model, layers, stage.target)
     rng = generator(seed)
     order = {layer.name: torch.rand(layer.shape, generator=rng) for layer in layers}
-    whole = sum(layer.size for layer in layers)
-    final = math.log(sum(kept.values()) / whole)
+    sizes = [layer.size for layer in layers]
 
     def at_random(_: nn.Module, stage: Stage) -> Masks:
         """The same random order in every stage, so that masks are nested."""
-        done = math.log(1 - stage.target) / final
-        shares = [(kept[layer.name] / layer.size) ** done * layer.size for layer in layers]
-        if name == "random":
-            shares = [float(layer.size) for layer in layers]
-        sizes = [layer.size for layer in layers]
+        shares = [float(size) for size in sizes]
+        if name == "shuffled":
+            done = math.log(1 - stage.target) / math.log(sum(kept.values()) / sum(sizes))
+            shares = [(kept[layer.name] / layer.size) ** done * layer.size for layer in layers]
         counts = baselines.allot(shares, sizes, baselines.kept_weights(layers, stage.target))
         return baselines.highest_each(order, layers, counts)
 

@@ -6,6 +6,8 @@ python benchmarks/quality_page.py
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -58,12 +60,19 @@ def above(mine: dict[int, dict[str, Any]], chance: dict[int, dict[str, Any]]) ->
 
 
 def by_weights(trials: Trials) -> dict[str, Trials]:
-    """Trials that began with the same weights: `MODEL` for a model's latest, `MODEL from 90.27 %` for earlier ones."""
+    """Trials that began with the same weights: `MODEL` for a model's latest, `MODEL from 90.27 %` for earlier ones.
+
+    Those of one method, sparsity and seed in other settings would be no repetition.
+    """
     last = {trial["model"]: trial["dense"] for trial in trials}
     groups: dict[str, Trials] = {}
     for trial in trials:
         model, dense = trial["model"], trial["dense"]
         groups.setdefault(model if dense == last[model] else f"{model} from {dense:.2%}", []).append(trial)
+    for name, group in groups.items():
+        (trial, count), *_ = Counter((t["method"], t["target"], t["seed"]) for t in group).most_common()
+        if count > 1:
+            sys.exit(f"{name} has {count} trials of {trial} in different settings; keep one of them")
     return groups
 
 

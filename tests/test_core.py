@@ -50,6 +50,12 @@ def test_data_parallels_prefix_is_no_part_of_a_name() -> None:
     assert strip_module_prefix("module.conv.module.x") == "conv.module.x"
 
 
+def test_scripted_modules_are_no_layers() -> None:
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        scripted = torch.jit.script(nn.Linear(2, 2))  # type: ignore[no-untyped-call]
+    assert [layer.name for layer in prunable_layers(nn.Sequential(scripted, nn.Linear(2, 2)))] == ["1"]
+
+
 def test_a_part_called_module_keeps_its_name() -> None:
     net = nn.ModuleDict({"module": nn.ModuleDict({"fc": nn.Linear(2, 3)}), "fc": nn.Linear(4, 5)})
     layers = prunable_layers(net)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "generator", "prunable_layers", "resolve_layers", "said", "sparsity_of", "strip_module_prefix",
+    "generator", "prefix_of", "prunable_layers", "resolve_layers", "said", "sparsity_of", "strip_module_prefix",
     "weight_of",
 ]  # fmt: skip
 
@@ -100,8 +100,8 @@ def strip_module_prefix(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
-def _prefix_of(model: nn.Module) -> str:
-    """The prefix, where all parameters have it; else `module` is a part of the model like others."""
+def prefix_of(model: nn.Module) -> str:
+    """`module.` where all parameters have that prefix; else "": `module` is a part of the model like others."""
     return _PREFIX if all(name.startswith(_PREFIX) for name, _ in model.named_parameters()) else ""
 
 
@@ -111,9 +111,9 @@ def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]
     Every module with a `weight` of two dimensions or more; with `include_norm` also the one-dimensional
     scales of normalization layers. A weight that two modules share is listed once.
     """
-    layers, seen, prefix = [], set(), _prefix_of(model)
+    layers, seen, prefix = [], set(), prefix_of(model)
     for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
+        weight = None if isinstance(module, torch.jit.ScriptModule) else module._parameters.get("weight")
         if weight is None or id(weight) in seen or not (weight.dim() >= 2 or (include_norm and _is_norm(module))):
             continue
         seen.add(id(weight))
@@ -129,7 +129,7 @@ def _is_norm(module: nn.Module) -> bool:
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:
     """The weight of the layer called `name`, with or without the prefix that nn.DataParallel adds."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
-    module = modules.get(_prefix_of(model) + name) or modules.get(name)
+    module = modules.get(prefix_of(model) + name) or modules.get(name)
     weight = None if module is None else module._parameters.get("weight")
     if weight is None:
         raise EvopruneError(f"the model has no layer {name!r} with a weight")

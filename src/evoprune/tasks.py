@@ -303,13 +303,14 @@ def _check_state(model: nn.Module) -> None:
             " %s; make them plain first, such as with torch.nn.utils.parametrize.remove_parametrizations",
             ", ".join(computed),
         )
-    weights = {id(module._parameters.get("weight")) for module in model.modules()}
+    plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    weights = {id(module._parameters.get("weight")) for module in plain}
     others = {name: p.numel() for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in weights}
     share = sum(others.values()) / max(1, sum(parameter.numel() for parameter in model.parameters()))
     if share > NEGLIGIBLE:
         log.warning(
             "%.0f %% of the parameters stay as they are, and count in no sparsity: matrices that are not the weight of"
-            " a layer (as in torch's LSTM and MultiheadAttention): %s",
+            " a plain layer (as in torch's LSTM and MultiheadAttention, or in scripted modules): %s",
             100 * share, ", ".join(list(others)[:3]) + (", ..." if len(others) > 3 else ""),
         )  # fmt: skip
     for name, value in model.state_dict().items():

@@ -236,3 +236,73 @@ def test_settings_are_checked() -> None:
         make_evaluator(model, score, ["9"], batch_memory_mb=0)
     with pytest.raises(EvopruneError, match="class 3"):
         make_evaluator(nn.Linear(8, 3), Accuracy(torch.randn(4, 8), torch.tensor([0, 1, 2, 3])), [""])
+
+
+class Masked(nn.Module):
+    """A varied layer that is called with a mask; the first samples have nothing to mask."""
+
+    class Layer(nn.Linear):
+        """Of the user's own."""
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            """(B, 8) to (B, 4)."""
+            return super().forward(x if mask is None else x * mask)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = Masked.Layer(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        return self.a(x, mask=(x < 2).float())
+
+
+class Aliased(nn.Module):
+    """Holds its weight a second time, where nothing can take its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 4)
+        self.weights = [self.a.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        return nn.functional.linear(x, self.weights[0])
+
+
+class Routed(nn.Module):
+    """An expert sees those samples that a gate sends to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.expert, self.out = nn.Linear(8, 2), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        index = self.a(x).argmax(1).nonzero().squeeze(1)
+        return self.out(x.index_add(0, index, self.expert(x[index])))
+
+
+class Squeezing(nn.Module):
+    """Takes no batch of one sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.pool = nn.Linear(8, 4), nn.AdaptiveAvgPool1d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        return self.a(self.pool(x[:, None]).squeeze())
+
+
+@pytest.mark.parametrize("make", [Masked, Aliased, Routed, Squeezing])
+def test_models_that_ask_for_trouble(make: type[nn.Module], caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model, inputs = make().eval(), torch.randn(129, 8)
+    inputs[100:, 0] = 5
+    score = NegativeLoss(inputs, torch.randint(4, (129,)))
+    layers = [layer.name for layer in prunable_layers(model)]
+    plans = random_plans(model, layers, keep=0.5)
+    found, wanted = make_evaluator(model, score, layers)(plans), ReferenceEvaluator(model, score)(plans)
+    torch.testing.assert_close(found.score, wanted.score, rtol=1e-4, atol=1e-5)
+    assert len(caplog.records) == (make is not Squeezing)

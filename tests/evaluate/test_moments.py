@@ -1,5 +1,7 @@
 """Second moments of layers' inputs, against sums written out, and on some positions only."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,3 +56,16 @@ def test_some_positions_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float((some["0"] - whole["0"]).norm()) < 0.15 * float(whole["0"].norm())
     again = layer_moments(model, ["0"], inputs)
     assert torch.equal(again["0"], some["0"])
+
+
+def test_names_are_those_of_the_layers_whatever_a_part_is_called() -> None:
+    inner = nn.Sequential(OrderedDict(module=nn.Linear(6, 5), head=nn.Linear(5, 3)))
+    for model in (inner, nn.DataParallel(inner)):
+        assert list(layer_moments(model, ["module", "head"], torch.randn(9, 6))) == ["module", "head"]
+
+
+def test_few_samples_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = nn.Sequential(nn.Conv2d(2, 3, 3)), torch.randn(20, 2, 7, 7)
+    whole = layer_moments(model, ["0"], inputs)["0"]
+    monkeypatch.setattr(moments, "COLUMN_BYTES", 12_000)
+    torch.testing.assert_close(layer_moments(model, ["0"], inputs)["0"], whole)

@@ -76,3 +76,17 @@ def test_each_candidate_has_its_own_weights_in_bfloat16(model: nn.Module, shape:
     evaluator.dtype = torch.bfloat16
     evaluator.cache.clear()
     torch.testing.assert_close(evaluator(plans).score, exact, rtol=0, atol=0.1 * float(exact.std()))
+
+
+def test_a_model_that_autocast_cannot_run_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adding(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = super().forward(x)
+            return torch.zeros(x.shape[0], 4).index_add(1, torch.arange(4), hidden)
+
+    monkeypatch.setattr(precision, "_computes_in_bfloat16", lambda _: True)
+    monkeypatch.setattr(precision, "LEAST_FLOPS", 1.0)
+    model = nn.Sequential(nn.Linear(8, 8), Adding(8, 4))
+    evaluator = make_evaluator(model, Accuracy(torch.randn(40, 8), torch.zeros(40).long()), ["0"])
+    assert isinstance(evaluator, SampledEvaluator)
+    assert evaluator.dtype == torch.float32

@@ -75,3 +75,17 @@ def test_no_candidate_is_stopped_early_where_the_second_begins() -> None:
         floor = algorithm.floor(population)
         assert (floor == -float("inf")) == (number in (0, TURN))
         population = step(algorithm, population, number)
+
+
+def test_random_search_does_not_climb_from_what_it_found() -> None:
+    population, distances = None, []
+    start = None
+    for number in range(TURN + 30):
+        algorithm = in_turn("random")
+        if number >= TURN:
+            assert population is not None
+            start = bits(population.state["start"][None])[0] if start is None else start
+            genomes, _ = algorithm.ask(population, torch.Generator().manual_seed(number))
+            distances.append(float((genomes ^ start).sum(1).double().mean()))
+        population = step(algorithm, population, number)
+    assert max(distances[-5:]) <= 1.5 * max(distances[:5])

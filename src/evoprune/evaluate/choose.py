@@ -24,7 +24,7 @@ __all__ = ["WAYS", "Way", "make_evaluator"]
 
 Way = Literal["prefix", "batched", "racing", "precision"]
 WAYS: tuple[Way, ...] = get_args(Way)
-CHECKED_SAMPLES = 5
+CHECKED_SAMPLES = 32
 
 log = logging.getLogger("evoprune")
 
@@ -75,15 +75,21 @@ def make_evaluator(
             " of its batch"
         )
         return ReferenceEvaluator(model, score)
-    runner: Runner = OneByOne(model)
-    needs = Needs(score.inputs[0].numel(), score.inputs[0].numel(), 0.0)
+    place, reasons = torch.device(device), list[UnsplittableError]()
+    makers: list[Callable[[], Runner]] = [lambda: OneByOne(model)]
     if {"prefix", "batched"} & set(methods):
+        makers.insert(0, lambda: GraphRunner(split_model(model, layers), weights))
+    for make in makers:
         try:
-            runner = GraphRunner(split_model(model, layers), weights)
-            needs = _check(model, score, layers, runner, torch.device(device))
+            runner = make()
+            needs = _check(model, score, layers, runner, place)
+            break
         except UnsplittableError as error:
-            log.warning("candidates are scored one by one, which is slower: the model cannot be split: %s", error)
-            runner = OneByOne(model)
+            reasons.append(error)
+    if reasons:
+        log.warning("candidates are scored one by one, which is slower: the model cannot be split: %s", reasons[0])
+    if len(reasons) == len(makers):
+        return ReferenceEvaluator(model, score)
     evaluator = SampledEvaluator(
         model, score, layers, runner, needs, memory_mb=batch_memory_mb, device=device,
         keep_shared="prefix" in methods, racing="racing" in methods, together="batched" in methods,
@@ -93,12 +99,17 @@ def make_evaluator(
     return evaluator
 
 
+def _some_inputs(score: DataScore) -> Tensor:
+    """Evenly spread, since the first ones may all be of a kind: unpadded, say, or of one class."""
+    return score.inputs[:: max(1, score.samples // CHECKED_SAMPLES)][:CHECKED_SAMPLES]
+
+
 def _mixes_samples(model: nn.Module, score: DataScore, device: torch.device) -> bool:
     """Whether one sample less in a batch changes the outputs of the others.
 
     Where they are random, or of low precision, that cannot be told; `_check` is left to see whether they agree.
     """
-    inputs = score.inputs[:CHECKED_SAMPLES].to(device)
+    inputs = _some_inputs(score).to(device)
     fewer = len(inputs) - 1
     if fewer < 2:
         return False
@@ -114,9 +125,7 @@ def _mixes_samples(model: nn.Module, score: DataScore, device: torch.device) -> 
     return tells and not torch.allclose(whole[:fewer], part, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def _check(
-    model: nn.Module, score: DataScore, layers: Sequence[str], runner: GraphRunner, device: torch.device
-) -> Needs:
+def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: Runner, device: torch.device) -> Needs:
     """Compare two candidates, one of them dense, with the model itself on a few samples.
 
     Raises:
@@ -127,7 +136,7 @@ def _check(
     for name in layers:
         shape = weight_of(model, name).shape
         masks[name] = torch.stack([torch.ones(shape, dtype=torch.bool), torch.rand(shape, generator=rng) < 0.7])
-    inputs = score.inputs[:CHECKED_SAMPLES].to(device)
+    inputs = _some_inputs(score).to(device)
     with evaluating(model):
         wanted = []
         for candidate in (0, 1):

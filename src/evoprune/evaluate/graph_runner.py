@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from evoprune.evaluate.first_conv import FirstConv
 from evoprune.evaluate.fusion import activation_of, first_conv, folded_norm, is_owned, pool_of
-from evoprune.evaluate.graph import Split, has_varied_weight
+from evoprune.evaluate.graph import Split, UnsplittableError, has_varied_weight
 from evoprune.evaluate.kernels import Weights, average_pool, call_layer, tanh_, tanh_average_pool
 from evoprune.evaluate.runners import Shared
 from evoprune.scoring import device_of
@@ -125,6 +125,8 @@ class GraphRunner:
                     return nodes, self._first(node, conv)
             if (folded := self._folded(node)) is not None:
                 return folded
+            if len(node.args) + len(node.kwargs) > 1:
+                raise UnsplittableError(f"{node.target} is called with more than one input, such as a mask")
             module = self.root.get_submodule(str(node.target))
             return [node], lambda run: call_layer(module, run.weights, run.values[source], varied_input, run.candidates)
         if varied_input and (folded := self._folded(node)) is not None:

@@ -18,6 +18,9 @@ __all__ = ["layer_moments"]
 ROWS_AN_INPUT, FEWEST_ROWS = 64, 100_000
 """Positions of images that a moment is measured on: so many for each input of a unit, all together at least these."""
 
+COLUMN_BYTES = 1 << 29
+"""Memory for the inputs of units at all positions: those of some samples at a time."""
+
 MOST_INPUTS = 8192
 """Layers with more inputs a unit are left out: their moment would take more than 256 MB."""
 
@@ -39,13 +42,20 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
     moments: dict[str, Tensor] = {}
 
     def add(name: str, module: nn.Module, given: Tensor) -> None:
-        rows, weight = _rows(module, given.float(), len(inputs))
-        moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
+        for part in given.split(max(1, COLUMN_BYTES // _column_bytes(module, given))):
+            rows, weight = _rows(module, part.float(), len(inputs))
+            moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
     with evaluating(model), watching_inputs(model, lambda name, module: name in wanted and _supported(module), add):
         for batch in inputs.split(batch_size):
             model(batch.clone())  # it may change them in place
     return {name: moment.cpu() for name, moment in moments.items()}
+
+
+def _column_bytes(module: nn.Module, given: Tensor) -> int:
+    """What the inputs of one unit at all positions of one sample take, about."""
+    kernel = math.prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
+    return max(1, 4 * kernel * given[0].numel())
 
 
 def _supported(module: nn.Module) -> bool:

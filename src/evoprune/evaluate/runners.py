@@ -17,7 +17,13 @@ Shared = list[Any]
 
 
 class Runner(Protocol):
-    """Outputs of P candidates on one batch of samples."""
+    """Outputs of P candidates on one batch of samples.
+
+    Attributes:
+        peak_numel: elements of the largest value of the last batch, all candidates together.
+    """
+
+    peak_numel: int
 
     def shared(self, inputs: Tensor) -> Shared:
         """What all candidates have in common on (B, ...) inputs; it may be kept for later calls."""
@@ -43,6 +49,7 @@ class OneByOne:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.peak_numel = 0
 
     def shared(self, inputs: Tensor) -> Shared:
         """The inputs themselves."""
@@ -51,4 +58,5 @@ class OneByOne:
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:
         """(P, B, C) outputs."""
         candidates = range(len(next(iter(weights.values()))))
+        self.peak_numel = len(candidates) * shared[0].numel()
         return torch.stack([call_with(self.model, weights, number, shared[0].clone()) for number in candidates])

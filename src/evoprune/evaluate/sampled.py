@@ -154,9 +154,9 @@ class SampledEvaluator:
         value, loss = (torch.zeros(candidates, dtype=torch.float64, device=self.device) for _ in range(2))
         seen = torch.zeros(candidates, dtype=torch.int64)
         alive = torch.arange(candidates)
-        for first in range(0, self.samples, self.chunk):
-            rows = self.order[first : first + self.chunk]
-            values, losses = self._chunk(weights, first // self.chunk, rows)
+        # As equal as can be: some models cannot take a last chunk of one sample.
+        for index, rows in enumerate(self.order.tensor_split(-(-self.samples // self.chunk))):
+            values, losses = self._chunk(weights, index, rows)
             where = alive.to(self.device)
             value.index_add_(0, where, values)
             loss.index_add_(0, where, losses)

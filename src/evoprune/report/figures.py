@@ -149,7 +149,7 @@ def mask_drawings(run: Run) -> list[Drawing]:
     drawings = []
     for index, name in enumerate(names[:: max(every, 1)]):
         mask = run.masks[name]
-        if kinds.get(name, "").startswith("ConvTranspose"):  # its weight is (in, out, *kernel)
+        if kinds.get(name, "").startswith(("ConvTranspose", "Embedding")):  # their weight is (in, out, ...)
             mask = mask.transpose(0, 1)
         image = mask_image(mask)
         drawings.append(Drawing(f"mask_{index:02d}_{_file_part(name)}", name, image.note, partial(draw_mask, image)))

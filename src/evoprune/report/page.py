@@ -145,7 +145,7 @@ def _tiles_so_far(run: Run) -> list[Tile]:
     generations = [generation for stage in run.stages for generation in stage.generations]
     scored = max((generation.evaluations for generation in generations), default=0)
     full = max((generation.full_evaluations for generation in generations), default=0.0)
-    cost = _search_cost(scored, full, run.seconds)
+    cost = _search_cost(scored, full)
     ended = sum(stage.end is not None for stage in run.stages)
     return [
         Tile("Sparsity so far", wording.percent(end.model_sparsity if end else 0.0), "after the last stage"),
@@ -239,9 +239,13 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     return [(key, _shown(value)) for key, value in run.config.items() if key not in hidden]
 
 
-def _search_cost(evaluations: int, full_evaluations: float, seconds: float, memory_mb: float | None = None) -> str:
-    """What scoring cost in samples, time and memory."""
-    parts = [f"{full_evaluations:,.1f} full evaluations in {wording.duration(seconds)}"]
+def _search_cost(
+    evaluations: int, full_evaluations: float, seconds: float | None = None, memory_mb: float | None = None
+) -> str:
+    """What scoring cost in samples, time and memory, where that is known."""
+    parts = [f"{full_evaluations:,.1f} full evaluations"]
+    if seconds is not None:
+        parts[0] += f" in {wording.duration(seconds)}"
     if 0 < full_evaluations < evaluations:
         saved = wording.percent(1 - full_evaluations / evaluations, 0)
         parts.append(f"{saved} fewer samples than if every candidate had been scored in full")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from evoprune.core import strip_module_prefix
+from evoprune.core import prefix_of
 
 __all__ = ["first_input", "watching_inputs"]
 
@@ -23,8 +23,9 @@ def watching_inputs(
         return lambda module, args, kwargs: take(name, module, first_input(args, kwargs))
 
     with ExitStack() as hooks:
+        prefix = prefix_of(model)
         for path, module in model.named_modules():
-            name = strip_module_prefix(path)
+            name = path.removeprefix(prefix)
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
         yield

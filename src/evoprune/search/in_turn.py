@@ -18,12 +18,12 @@ __all__ = ["InTurn"]
 class InTurn(Algorithm):
     """A sequence of two algorithms, whose genomes may be of different kinds.
 
-    How often a population was told is kept in its state as `told`, so that the place in the sequence is found again.
+    How often a population was told is kept in its state as `told`, so that the place in the sequence is found again,
+    and the best genome of the first algorithm as `start`.
 
     Attributes:
         first: the algorithm to begin with.
-        second: the algorithm to go on with, made from a genome of the first to start from, or from any of its own
-            genomes later.
+        second: the algorithm to go on with, made from the genome of the first to start from.
         turn: how often the first is told before the second begins.
     """
 
@@ -51,7 +51,11 @@ class InTurn(Algorithm):
         algorithm, own = self._now(population)
         told = torch.tensor(1 + _told(population))
         following = algorithm.tell(own, candidates)
-        return replace(following, state={**following.state, "told": told})
+        state = {**following.state, "told": told}
+        if told >= self.turn:
+            assert population is not None
+            state["start"] = following.genomes[best_of(following)] if told == self.turn else population.state["start"]
+        return replace(following, state=state)
 
     def floor(self, population: Population | None) -> float:
         """That of the algorithm whose turn it is."""
@@ -62,7 +66,7 @@ class InTurn(Algorithm):
         """The algorithm whose turn it is and its population, None at its beginning."""
         if population is None or _told(population) < self.turn:
             return self.first, population
-        algorithm = self.second(population.genomes[best_of(population)])
+        algorithm = self.second(population.state["start"])
         return algorithm, None if _told(population) == self.turn else population
 
 

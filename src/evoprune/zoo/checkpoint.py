@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, strip_module_prefix
+from evoprune.core import EvopruneError, prefix_of, strip_module_prefix
 from evoprune.storage import read_tensors, save_tensors
 from evoprune.zoo.parts import INDEX, read_parts
 
@@ -53,12 +53,14 @@ def load_tensors(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> 
     Raises:
         EvopruneError: it does not fit, see `load_checkpoint`; the model is then unchanged.
     """
-    loaded = {strip_module_prefix(name): tensor for name, tensor in loaded.items()}
-    # The model may itself be wrapped in DataParallel: compare without the prefix, load with it.
-    own = {strip_module_prefix(name): name for name in model.state_dict()}
+    # Either may be of a model wrapped in DataParallel: compare without the prefix, load with it.
+    prefix = prefix_of(model)
+    own = {name.removeprefix(prefix): name for name in model.state_dict()}
+    if not loaded.keys() <= own.keys():
+        loaded = {strip_module_prefix(name): tensor for name, tensor in loaded.items()}
     current = {name: model.state_dict()[own[name]] for name in own}
     _check_fits(path, loaded, current)
-    _check_numbers(path, loaded, {strip_module_prefix(name): p.dtype for name, p in model.named_parameters()})
+    _check_numbers(path, loaded, {name.removeprefix(prefix): p.dtype for name, p in model.named_parameters()})
     model.load_state_dict({own[name]: tensor for name, tensor in loaded.items()})
 
 
@@ -76,7 +78,8 @@ def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, s
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise EvopruneError(f"{name!r} of the model's state is a {type(value).__name__}; only tensors can be saved")
-    save_tensors({strip_module_prefix(name): value for name, value in state.items()}, path, metadata)
+    prefix = prefix_of(model)
+    save_tensors({name.removeprefix(prefix): value for name, value in state.items()}, path, metadata)
 
 
 def _is_safetensors(path: Path) -> bool:
