@@ -52,9 +52,10 @@ class InTurn(Algorithm):
         told = torch.tensor(1 + _told(population))
         following = algorithm.tell(own, candidates)
         state = {**following.state, "told": told}
-        if told >= self.turn:
-            assert population is not None
-            state["start"] = following.genomes[best_of(following)] if told == self.turn else population.state["start"]
+        if told == self.turn:
+            state["start"] = following.genomes[best_of(following)]
+        elif population is not None and told > self.turn:
+            state["start"] = population.state["start"]
         return replace(following, state=state)
 
     def floor(self, population: Population | None) -> float:
