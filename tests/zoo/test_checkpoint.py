@@ -228,3 +228,12 @@ def test_buffers_may_be_infinite_as_attention_masks_are(tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "w.safetensors")
     load_checkpoint(model, tmp_path / "w.safetensors")
     assert bool(model.get_buffer("mask").isinf().any())
+
+
+def test_a_part_called_module_keeps_its_name(tmp_path: Path) -> None:
+    models = [nn.ModuleDict({"module": nn.ModuleDict({"fc": nn.Linear(2, 3)}), "fc": nn.Linear(4, 5)}) for _ in "ab"]
+    save_checkpoint(models[0], tmp_path / "w.safetensors")
+    load_checkpoint(models[1], tmp_path / "w.safetensors")
+    first, second = (model.state_dict() for model in models)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
