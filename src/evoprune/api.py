@@ -274,7 +274,7 @@ def finetune(
             summary["seconds"] += seconds
             save_tensors(before, folder.next_backup())
             result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path, points)
-            result.save(folder.path)
+            result.save_model(folder.path)  # the front is there
         write_report(folder.path)
         return result
 

@@ -22,7 +22,7 @@ from evoprune.evaluate import WAYS
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
 from evoprune.run import Result, make_settings, parse_duration
-from evoprune.run.settings import AlgorithmName, BudgetName, DeviceName, GuidanceName, PresetName, SpaceName
+from evoprune.run.settings import AlgorithmName, BudgetName, DeviceName, GuidanceName, PresetName
 from evoprune.training import Precision, Recipe
 from evoprune.zoo import BUILT_IN, NETWORKS, checkpoint_path, load_checkpoint, load_data, load_model
 from evoprune.zoo import train as run_training
@@ -83,8 +83,8 @@ def prune(
     checkpoint: Checkpoint = None,
     data: DataName = None,
     layer: Annotated[list[str] | None, typer.Option(help="Prune only this layer; may be repeated.")] = None,
-    space: Annotated[
-        SpaceName | None,
+    space: Annotated[  # not SpaceName: what is not there yet has an answer of its own (run/contradictions.py)
+        str | None,
         typer.Option(
             help="weights: one bit a weight (default); allocation: one budget a layer; mixture: budgets, then bits near"
             " their boundaries; training: no search, masks tighten in training (default with guidance gradient)."

@@ -52,6 +52,7 @@ log = logging.getLogger("evoprune")
 def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, test: Any, settings: Settings) -> Task:
     """What was given from Python, checked as far as one batch shows it; `auto` is the device that the model is on."""
     _check_state(model)
+    _name_what_stays(model)
     device = device_of(model) if settings.device == "auto" else device_of_settings(settings)
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
@@ -108,6 +109,7 @@ def named_task(
             raise EvopruneError(f"{changed}; put it back, or prune again with --overwrite")
         log.warning("%s; scores cannot be compared with the recorded ones", changed)
     _check_state(model)
+    _name_what_stays(model)
     check_data_fits(model, data)
     device = device_of_settings(settings)
     model.to(device)
@@ -291,7 +293,17 @@ def _are_probabilities(targets: Tensor) -> bool:
 
 
 def _check_state(model: nn.Module) -> None:
-    """Snapshots and weights hold tensors only; what cannot be pruned is named."""
+    """Snapshots and weights hold tensors only."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise EvopruneError(
+                f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
+                " tensors; give a model without it"
+            )
+
+
+def _name_what_stays(model: nn.Module) -> None:
+    """Warn of weights that cannot be pruned."""
     computed = [
         name
         for name, module in model.named_modules()
@@ -313,9 +325,3 @@ def _check_state(model: nn.Module) -> None:
             " a plain layer (as in torch's LSTM and MultiheadAttention, or in scripted modules): %s",
             100 * share, ", ".join(list(others)[:3]) + (", ..." if len(others) > 3 else ""),
         )  # fmt: skip
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise EvopruneError(
-                f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
-                " tensors; give a model without it"
-            )

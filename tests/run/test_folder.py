@@ -169,6 +169,14 @@ def test_a_journal_goes_on_after_what_the_snapshot_knew(tmp_path: Path) -> None:
     assert path.read_text() == '{"n": 0}\n{"n": 7}\n'
 
 
+def test_damage_in_the_last_line_that_is_kept_is_no_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"n": 0}\n#"n": 1}\n{"n"')
+    with pytest.raises(EvopruneError, match="damaged at line 2"):
+        Journal.reopen(path)
+    assert path.read_text() == '{"n": 0}\n#"n": 1}\n{"n"'
+
+
 def test_a_journal_that_lost_events_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     for content in (None, '{"n": 0}\n'):

@@ -76,9 +76,10 @@ def make_evaluator(
         )
         return ReferenceEvaluator(model, score)
     place, reasons = torch.device(device), list[UnsplittableError]()
-    makers: list[Callable[[], Runner]] = [lambda: OneByOne(model)]
+    makers: list[Callable[[], Runner]] = []
     if {"prefix", "batched"} & set(methods):
-        makers.insert(0, lambda: GraphRunner(split_model(model, layers), weights))
+        makers.append(lambda: GraphRunner(split_model(model, layers), weights))
+    makers.append(lambda: OneByOne(model))
     for make in makers:
         try:
             runner = make()

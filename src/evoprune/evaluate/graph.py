@@ -57,6 +57,7 @@ class Split:
         return getattr(self.root.get_submodule(owner), name)
 
 
+CALLS = ("call_function", "call_method")
 DATA_SHAPED = ("nonzero", "argwhere", "masked_select", "unique")
 """Operations whose rows differ from candidate to candidate."""
 
@@ -90,7 +91,7 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
                 raise UnsplittableError("its output is not one tensor")
             split.output = node.args[0]
         elif not _only_checks(node):
-            if getattr(node.target, "__name__", node.target) in DATA_SHAPED:
+            if node.op in CALLS and getattr(node.target, "__name__", node.target) in DATA_SHAPED:
                 raise UnsplittableError(f"the shape of {node.name} depends on the data")
             if node.op == "get_attr" and id(split.attribute(str(node.target))) in weights:
                 raise UnsplittableError(f"it uses {node.target} outside of its layer")

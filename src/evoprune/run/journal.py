@@ -83,7 +83,8 @@ class Journal:
 def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], float]:
     """The events of a journal, or of its first `length` bytes, and the seconds of the last one.
 
-    Events of other kinds are left out, and a last line that was cut off; nothing where there is no file.
+    Events of other kinds are left out, and a last line that was cut off, which none of the first `length` bytes can be;
+    nothing where there is no file.
 
     Raises:
         EvopruneError: the file cannot be read, or a line is damaged.
@@ -98,7 +99,7 @@ def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], f
         try:
             entry = json.loads(line)
         except ValueError as error:
-            if number == len(lines):
+            if length is None and number == len(lines):
                 break  # the run was stopped while it wrote this line
             raise EvopruneError(
                 f"{path} is damaged at line {number} (not JSON); restore it from a copy, or prune again with"

@@ -67,7 +67,7 @@ class Result:
         return model, kept.masks
 
     def save(self, directory: str | Path) -> Path:
-        """Write masks.safetensors, model.safetensors, the front, and last result.json into a folder.
+        """Write the front, masks.safetensors, model.safetensors, and last result.json into a folder.
 
         The folder is made if need be; each point of the front is in front/000, front/001, ..., by rising sparsity.
         """
@@ -76,13 +76,17 @@ class Result:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvopruneError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-        save_masks(self.masks, folder / "masks.safetensors")
-        save_tensors(self.model.state_dict(), folder / "model.safetensors", {"model": self.summary["model"]})
         for index, point in enumerate(self.points):
             save_masks(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
             save_tensors(point.kept.model, folder / front_folder(index) / "model.safetensors")
-        write_json(folder / "result.json", self.summary)
+        self.save_model(folder)
         return folder
+
+    def save_model(self, folder: Path) -> None:
+        """What `save` writes, without the front."""
+        save_masks(self.masks, folder / "masks.safetensors")
+        save_tensors(self.model.state_dict(), folder / "model.safetensors", {"model": self.summary["model"]})
+        write_json(folder / "result.json", self.summary)
 
 
 def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -> list[FrontPoint]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Masks, strip_module_prefix
+from evoprune.core import EvopruneError, Masks, prefix_of
 from evoprune.spaces.packing import pack_bits, unpack_bits
 from evoprune.storage import read_tensors, save_tensors
 
@@ -39,9 +39,9 @@ def save_bitmask(
         path: the file.
         metadata: more entries for the file's metadata.
     """
-    tensors, shapes = {}, {}
+    tensors, shapes, prefix = {}, {}, prefix_of(model)
     for key, tensor in model.state_dict().items():
-        name = strip_module_prefix(key)
+        name = key.removeprefix(prefix)
         mask = masks.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if mask is None:
             tensors[name] = halved(tensor)
