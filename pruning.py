@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
 from evoprune import EvopruneError, Result, finetune
 from evoprune.api import prune_named
 from evoprune.core import strip_module_prefix
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines
-from evoprune.run import make_settings
+from evoprune.run import Folder, make_settings
 from evoprune.run.state import load_state
 from evoprune.storage import save_tensors
 from evoprune.zoo import BUILT_IN
@@ -62,23 +61,18 @@ NETWORKS = (
 )
 
 
-def snapshot_of(run: Path) -> Path:
-    """The run's latest state."""
-    return run / "state" / "snapshot.safetensors"
-
-
 class Weights:
     """Shows progress, and keeps the weights as they were before the latest retraining began."""
 
     def __init__(self, view: ProgressView, run: Path) -> None:
         self.view, self.run = view, run
-        self.before: dict[str, Tensor] = {}
+        self.before: dict[str, Any] = {}
 
     def __call__(self, event: dict[str, Any]) -> None:
         """The snapshot on disk is older than the first epoch that is told of."""
         self.view(event)
         if event["event"] == "epoch" and event["epoch"] == 0:
-            self.before = load_state(snapshot_of(self.run)).now.model
+            self.before = load_state(Folder(self.run).snapshot).now.model
 
 
 def prune(network: Network, options: argparse.Namespace) -> Result:
@@ -95,7 +89,7 @@ def prune(network: Network, options: argparse.Namespace) -> Result:
         weights = Weights(view, run)
         result = prune_named(settings, run, options.overwrite, weights)
     if options.save_results:
-        for name, packed in load_state(snapshot_of(run)).warm.items():
+        for name, packed in load_state(Folder(run).snapshot).warm.items():
             genes = {"genes": str(result.masks[name].numel())}
             file = Path(f"populations/{network.name}/population_{len(packed)}_{name}.safetensors")
             save_tensors({"packed": packed}, file, genes)

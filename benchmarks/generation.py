@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from evoprune.core import generator, prunable_layers
-from evoprune.evaluate import make_evaluator, reuse_freed_memory
+from evoprune.evaluation import make_evaluator, reuse_freed_memory
 from evoprune.run.journal import Journal
 from evoprune.run.state import packed, unpacked
 from evoprune.scoring import Accuracy
@@ -49,9 +49,9 @@ def measure(genes: int) -> dict[str, Any]:
     layers = prunable_layers(model)
     space = WeightSpace(layers)
     size = 12 if genes <= 2e7 else 4
-    priority = torch.rand(space.genes, generator=generator(1))
-    keep = round(0.2 * space.genes)
-    bits = BudgetedBits(space.sizes, keep, torch.ones(space.genes, dtype=torch.bool), priority)
+    priority = torch.rand(space.length, generator=generator(1))
+    keep = round(0.2 * space.length)
+    bits = BudgetedBits(space.sizes, keep, torch.ones(space.length, dtype=torch.bool), priority)
     algorithm = GenerationalGA(bits, size)
     generations = next(count for most, count in GENERATIONS.items() if genes <= most)
     parts: dict[str, list[float]] = {name: [] for name in ("unpack", "ask", "plans", "tell", "pack", "journal")}
@@ -60,7 +60,7 @@ def measure(genes: int) -> dict[str, Any]:
         journal = Journal(Path(folder) / "journal.jsonl")
         for number in range(generations + 1):
             times = [time.perf_counter()]
-            before = None if population is None else unpacked(population, space.genes)
+            before = None if population is None else unpacked(population, space.length)
             times.append(time.perf_counter())
             genomes, traits = algorithm.ask(before, generator(0, number))
             times.append(time.perf_counter())
@@ -77,14 +77,14 @@ def measure(genes: int) -> dict[str, Any]:
                 for name, begun, ended in zip(parts, times, times[1:], strict=False):
                     parts[name].append((ended - begun) / size)
     assert population is not None
-    bits_a_gene = 8 * population.genomes.numel() / (size * space.genes)
+    bits_a_gene = 8 * population.genomes.numel() / (size * space.length)
     del before, after, genomes
-    scoring_s, scored = scoring(model, [layer.name for layer in layers], space.genes)
+    scoring_s, scored = scoring(model, [layer.name for layer in layers], space.length)
     own = {name: median(seconds) for name, seconds in parts.items()}
     own_s = sum(own.values())
     return {
-        "genes": space.genes, "population": size, "generations": generations,
-        "own_s": own_s, "own_ns_a_gene": 1e9 * own_s / space.genes,
+        "genes": space.length, "population": size, "generations": generations,
+        "own_s": own_s, "own_ns_a_gene": 1e9 * own_s / space.length,
         "parts_s": own, "scoring_s": scoring_s, "scored": scored, "own_share": own_s / scoring_s,
         "bits_a_gene_between_generations": bits_a_gene,
     }  # fmt: skip
@@ -95,7 +95,7 @@ def scoring(model: nn.Module, names: list[str], genes: int) -> tuple[float, dict
     samples, candidates = (SAMPLES, 12) if genes <= 2e6 else (1000, 4) if genes <= 2e7 else (500, 2)
     width = model[0].in_features  # type: ignore[index, union-attr]
     score = Accuracy(torch.randn(samples, width), torch.randint(min(10, width), (samples,)))
-    evaluator = make_evaluator(model, score, names, batch_memory_mb=4096)
+    evaluator = make_evaluator(model, score, names, memory_mb=4096)
     shapes = {name: model.get_submodule(name).weight.shape for name in names}
     plans = {name: torch.rand(candidates, *shape) < 0.2 for name, shape in shapes.items()}
     evaluator(plans)

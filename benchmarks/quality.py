@@ -40,7 +40,7 @@ from evoprune.run.schedule import Outcome, Stage, next_stage
 from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy, device_of
 from evoprune.storage import save_tensors
-from evoprune.surgery import FineTuner, load_masks, save_masks
+from evoprune.surgery import FineTuner, load_masks
 from evoprune.training import TensorSource
 from evoprune.zoo import BUILT_IN, Data, default_checkpoint, load_checkpoint, load_data, load_model
 
@@ -269,7 +269,7 @@ def run(
         if earlier({"target": target, **own}):
             return
         if (folder := folder_of(target)) is not None:
-            save_masks(masks, folder / "masks.safetensors")
+            save_tensors(masks, folder / "masks.safetensors")
             save_tensors(pruned.state_dict(), folder / "model.safetensors")
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
         counted = {"sparsity": sparsity_of(masks, prunable_layers(pruned)), "kept": kept}

@@ -2,7 +2,7 @@
 
     python benchmarks/recalibration.py --data cifar10 [--sparsities 0.2 0.5 0.7 0.8 0.9] [--samples 2000]
 
-Masks are those of rules, at each sparsity; accuracy is on validation images, in bfloat16. Statistics are measured on
+Masks are those of rules, at each sparsity; accuracy is on validation images. Statistics are measured on
 as many training images as `evoprune prune --recalibrate` takes: augmented as in training, which is what it does, and
 as they are (`plain_images`).
 """
@@ -23,7 +23,7 @@ from evoprune.run.settings import make_settings
 from evoprune.surgery import apply_masks, recalibrate
 from evoprune.tasks import SAMPLES
 from evoprune.training import TensorSource, first_samples
-from evoprune.zoo import Split, accuracy, load_data, load_trained
+from evoprune.zoo import Split, load_data, load_trained, measured_accuracy
 
 MODEL = "resnet18"
 
@@ -56,20 +56,19 @@ def main() -> None:
     source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
     augmented = first_samples(source.augmented(**settings.augmentation), SAMPLES)[0]
     rows = []
-    with torch.autocast("cpu", torch.bfloat16):
-        whole = accuracy(dense, images)
-        for sparsity in args.sparsities:
-            for name, rule in ((name, RULES[name]) for name in args.rules):
-                model = copy.deepcopy(dense)
-                apply_masks(model, rule(dense, layers, sparsity))
-                row = {"rule": name, "sparsity": sparsity, "as_it_is": accuracy(model, images)}
-                for kind, inputs in (("augmented", augmented), ("plain_images", data.train.inputs[:SAMPLES])):
-                    recalibrate(model, inputs)
-                    row[kind] = accuracy(model, images)
-                rows.append(row)
-                record.write("recalibration", {"data": data.name, "samples": len(images), "dense": whole, "rows": rows})
-                shown = ", ".join(f"{kind} {row[kind]:.2%}" for kind in ("as_it_is", "augmented", "plain_images"))
-                print(f"{sparsity:.0%} {name}: {shown}", flush=True)
+    whole = measured_accuracy(dense, images)
+    for sparsity in args.sparsities:
+        for name, rule in ((name, RULES[name]) for name in args.rules):
+            model = copy.deepcopy(dense)
+            apply_masks(model, rule(dense, layers, sparsity))
+            row = {"rule": name, "sparsity": sparsity, "as_it_is": measured_accuracy(model, images)}
+            for kind, inputs in (("augmented", augmented), ("plain_images", data.train.inputs[:SAMPLES])):
+                recalibrate(model, inputs)
+                row[kind] = measured_accuracy(model, images)
+            rows.append(row)
+            record.write("recalibration", {"data": data.name, "samples": len(images), "dense": whole, "rows": rows})
+            shown = ", ".join(f"{kind} {row[kind]:.2%}" for kind in ("as_it_is", "augmented", "plain_images"))
+            print(f"{sparsity:.0%} {name}: {shown}", flush=True)
 
 
 if __name__ == "__main__":

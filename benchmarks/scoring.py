@@ -31,7 +31,7 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset
 
 from evoprune.core import weight_of
-from evoprune.evaluate import WAYS, SampledEvaluator, make_evaluator
+from evoprune.evaluation import WAYS, SampledEvaluator, make_evaluator
 from evoprune.scoring import Accuracy
 from evoprune.zoo import load_data, load_trained
 from evoprune.zoo.data import Split
@@ -105,9 +105,9 @@ def matmul_rate(dtype: torch.dtype) -> float:
 class Ours:
     """evoprune's evaluator with some of its ways, and what it needed."""
 
-    def __init__(self, model: nn.Module, score: Accuracy, layer: str, methods: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, score: Accuracy, layer: str, ways: tuple[str, ...]) -> None:
         begun = time.perf_counter()
-        evaluator = make_evaluator(model, score, [layer], methods=methods)
+        evaluator = make_evaluator(model, score, [layer], ways=ways)
         assert isinstance(evaluator, SampledEvaluator)
         self.evaluator, self.layer, self.seconds = evaluator, layer, list[float]()
         self.samples = 0
@@ -145,8 +145,7 @@ def measure(model: nn.Module, name: str, data: Any, layer: str, candidates: int,
     masks = masks_of(model, layer, candidates)
     score = Accuracy(val.inputs, val.targets)
     exact, default, raced = (
-        Ours(model, score, layer, methods)
-        for methods in (("prefix", "batched"), ("prefix", "batched", "precision"), WAYS)
+        Ours(model, score, layer, ways) for ways in (("prefix", "batched"), ("prefix", "batched", "precision"), WAYS)
     )
     scores = exact.run(masks)
     floor = float(scores.median())

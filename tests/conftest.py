@@ -11,6 +11,7 @@ import hypothesis
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 
@@ -19,6 +20,7 @@ from evoprune.zoo import mnist_sample
 
 hypothesis.settings.register_profile("evoprune", deadline=None)  # machines are shared: no test has a time limit
 hypothesis.settings.load_profile("evoprune")
+torch.set_num_threads(1)  # operations of a few microseconds only wait for each other on more
 
 
 @dataclass(frozen=True)

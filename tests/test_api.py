@@ -24,7 +24,6 @@ from evoprune.report import write_report
 from evoprune.run import Runner
 from evoprune.run.time_limit import TimeLimit
 
-torch.set_num_threads(1)
 QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
 
 
@@ -584,13 +583,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    "training",
-    [
-        False,
-        True,
-    ],
-)
+@pytest.mark.parametrize("training", [False, True])
 def test_the_resumed_model_is_in_the_mode_of_the_given_one(training: bool, tmp_path: Path) -> None:
     def stop(_: dict[str, Any]) -> None:
         raise Stopped

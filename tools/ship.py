@@ -27,7 +27,7 @@ PART_BYTES = 15_000_000
 def measured(model: nn.Module, data: zoo.Data) -> dict[str, str]:
     """Accuracies as a file's metadata."""
     model.eval()
-    return {f"{name}_accuracy": f"{zoo.accuracy(model, getattr(data, name)):.4f}" for name in ("val", "test")}
+    return {f"{name}_accuracy": f"{zoo.measured_accuracy(model, getattr(data, name)):.4f}" for name in ("val", "test")}
 
 
 def ship_weights(name: str, trained: Path, data: zoo.Data, place: Path) -> Path:

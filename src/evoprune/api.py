@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, sparsity_of
+from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, sparsity_of, weight_of
 from evoprune.report import write_report
 from evoprune.report.read import read_run
 from evoprune.run import (
@@ -27,21 +27,21 @@ from evoprune.run import (
     Task,
     costs_of,
     finish,
-    floor_of,
     make_settings,
     read_points,
     side,
     status_after_finetuning,
 )
+from evoprune.run.task import Score
 from evoprune.scoring import DataScore, as_score, device_of
 from evoprune.storage import save_tensors
-from evoprune.surgery import FineTuner, apply_masks, load_masks
+from evoprune.surgery import FineTuner, load_masks
 from evoprune.tasks import (
     check_dense,
     check_guidance,
     check_recalibration,
     copied,
-    device_of_settings,
+    device_named,
     given_task,
     load_weights,
     named_model,
@@ -54,8 +54,6 @@ from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
 log = logging.getLogger("evoprune")
-
-Score = Callable[[nn.Module], float]
 
 FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
@@ -320,7 +318,7 @@ def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Re
     """The result of a run that has ended, as its folder holds it."""
     summary, weights = folder.read_result(), read_weights(folder.model)
     model = named_model(settings, weights, folder.model) if model is None else model
-    model.to(device_of_settings(settings))
+    model.to(device_named(settings.device))
     masks = _load_pruned(model, folder, settings)
     layers = prunable_layers(model, settings.include_norm)
     points = read_points(folder.path, summary, layers)
@@ -341,11 +339,9 @@ def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
     Raises:
         EvopruneError: weights and masks contradict each other.
     """
-    weights = read_weights(folder.model)
-    load_weights(model, weights, folder.model)
+    load_weights(model, read_weights(folder.model), folder.model)
     masks = load_masks(folder.masks, prunable_layers(model, settings.include_norm))
-    apply_masks(model, masks)
-    if any(not torch.equal(weights[name], tensor.cpu()) for name, tensor in model.state_dict().items()):
+    if any(bool(weight_of(model, name).cpu()[~mask].any()) for name, mask in masks.items()):
         raise EvopruneError(
             f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged: put both files"
             " back from a copy, or prune again with --overwrite"
@@ -365,8 +361,7 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers)
     dense_val_score = float(task.val_score(task.model))
-    check_dense(task, dense_val_score)
-    floor_of(settings, dense_val_score)
+    check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
     check_guidance(task, settings)
     if settings.recalibrate:

@@ -18,11 +18,12 @@ from rich.table import Table
 
 from evoprune import api
 from evoprune.core import EvopruneError, prunable_layers
-from evoprune.evaluate import WAYS
+from evoprune.evaluation import WAYS
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
 from evoprune.run import Result, make_settings, parse_duration
 from evoprune.run.settings import AlgorithmName, BudgetName, DeviceName, GuidanceName, PresetName
+from evoprune.tasks import device_named
 from evoprune.training import Precision, Recipe
 from evoprune.zoo import BUILT_IN, NETWORKS, checkpoint_path, load_checkpoint, load_data, load_model
 from evoprune.zoo import train as run_training
@@ -41,6 +42,7 @@ UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Device = Annotated[DeviceName, typer.Option(help="auto: the GPU where there is one.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Model = Annotated[
     str,
@@ -153,7 +155,7 @@ def prune(
         str | None, typer.Option(help="Fast ways to use, of prefix,batched,racing,precision (all), or reference.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    device: Annotated[DeviceName, typer.Option(help="auto: the GPU where there is one.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes (1 so far).")] = 1,
     threads: Annotated[int | None, typer.Option(help="Of PyTorch; its own choice by default.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/MODEL by default.")] = None,
@@ -319,61 +321,56 @@ def train(
     cutout: Annotated[int | None, typer.Option(help="Pixels a side of a square that each image loses.")] = None,
     first_size: Annotated[int | None, typer.Option(help="Pixels a side of the first images; 0: full size.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE, and start over.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Train a model; continues where an interrupted training of the same settings stopped."""
-    recipe = {
+    given: dict[str, Any] = {
         "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "cutout": cutout,
         "first_size": first_size,
     }  # fmt: skip
-    _guard(
-        lambda: _train(model, data, out, checkpoint, recipe, seed, overwrite, quiet, as_json),
-        debug,
-        lambda: "the same command without --overwrite goes on after the last whole epoch",
-    )
 
+    def call() -> None:
+        if seed < 0:
+            raise EvopruneError(f"--seed {seed}: expected 0 or more")
+        if out.suffix != ".safetensors":
+            raise EvopruneError(f"--out {out}: weights become safetensors; give a name that ends in .safetensors")
+        begun = Path(f"{out}.part").exists()  # with --overwrite, and then interrupted
+        if out.is_dir() or (out.exists() and not overwrite and not begun):
+            raise EvopruneError(f"{out} exists already; replace it with --overwrite, or choose another --out")
+        recipe = BUILT_IN[model].recipe if model in BUILT_IN else Recipe()
+        recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+        built, images = load_model(model, seed), load_data(data)
+        described = {"model": model}
+        if checkpoint is not None:
+            described["from"] = json.dumps(load_checkpoint(built, checkpoint_path(checkpoint)))
+        built.to(device_named(device))
 
-def _train(
-    model: str, data: str, out: Path, checkpoint: str | None, given: dict[str, Any], seed: int, overwrite: bool,
-    quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
-    if seed < 0:
-        raise EvopruneError(f"--seed {seed}: expected 0 or more")
-    if out.suffix != ".safetensors":
-        raise EvopruneError(f"--out {out}: weights are written as safetensors; give a name that ends in .safetensors")
-    begun = Path(f"{out}.part").exists()  # with --overwrite, and then interrupted
-    if out.is_dir() or (out.exists() and not overwrite and not begun):
-        raise EvopruneError(f"{out} exists already; replace it with --overwrite, or choose another --out")
-    recipe = BUILT_IN[model].recipe if model in BUILT_IN else Recipe()
-    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
-    built, images = load_model(model, seed), load_data(data)
-    described = {"model": model}
-    if checkpoint is not None:
-        described["from"] = json.dumps(load_checkpoint(built, checkpoint_path(checkpoint)))
+        with ProgressView(quiet, doing="training") as view:
 
-    with ProgressView(quiet, doing="training") as view:
+            def on_epoch(epoch: dict[str, float]) -> None:
+                scores = {"loss": epoch["train_loss"], "val_score": epoch["val_accuracy"]}
+                view({"event": "epoch", "epoch": int(epoch["epoch"]) - 1, "epochs": recipe.epochs, **scores})
 
-        def on_epoch(epoch: dict[str, float]) -> None:
-            scores = {"loss": epoch["train_loss"], "val_score": epoch["val_accuracy"]}
-            view({"event": "epoch", "epoch": int(epoch["epoch"]) - 1, "epochs": recipe.epochs, **scores})
+            def on_step(done: float) -> None:
+                view({"event": "step", "epochs_done": done, "epochs": recipe.epochs})
 
-        def on_step(done: float) -> None:
-            view({"event": "step", "epochs_done": done, "epochs": recipe.epochs})
+            view({"event": "stage_start", "name": model})
+            trained = run_training(
+                built, images, recipe, seed, out,
+                on_epoch=on_epoch, on_step=on_step, restart=overwrite, metadata=described,
+            )  # fmt: skip
+        if as_json:
+            print(json.dumps({"model": model, "data": images.name, "file": str(out), "seed": seed} | trained))
+            return
+        print(f"validation accuracy  {trained['val_accuracy']:.2%}")
+        print(f"test accuracy        {trained['test_accuracy']:.2%}")
+        print(f"weights              {out}")
 
-        view({"event": "stage_start", "name": model})
-        trained = run_training(
-            built, images, recipe, seed, out,
-            on_epoch=on_epoch, on_step=on_step, restart=overwrite, metadata=described,
-        )  # fmt: skip
-    if as_json:
-        print(json.dumps({"model": model, "data": images.name, "file": str(out), "seed": seed} | trained))
-        return
-    print(f"validation accuracy  {trained['val_accuracy']:.2%}")
-    print(f"test accuracy        {trained['test_accuracy']:.2%}")
-    print(f"weights              {out}")
+    _guard(call, debug, lambda: "the same command without --overwrite goes on after the last whole epoch")
 
 
 def _show(result: Result, as_json: bool) -> None:
@@ -462,7 +459,3 @@ def main() -> None:
         _forget_output()
         where = f" {error.filename}" if error.filename else " the output"
         _fail(f"cannot read or write{where}: {error.strerror or error}; free space or choose another place")
-
-
-if __name__ == "__main__":
-    main()

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "generator", "prefix_of", "prunable_layers", "resolve_layers", "said", "sparsity_of", "strip_module_prefix",
-    "weight_of",
+    "did_you_mean", "generator", "prefix_of", "prunable_layers", "resolve_layers", "said", "sparsity_of",
+    "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -93,6 +93,12 @@ class Evaluator(Protocol):
 def said(error: Exception) -> str:
     """The kind of somebody else's error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean lenet5?` where one of `names` is near, else nothing."""
+    near = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def strip_module_prefix(name: str) -> str:

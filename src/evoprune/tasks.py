@@ -26,15 +26,15 @@ from evoprune.zoo import (
     default_checkpoint,
     load_checkpoint,
     load_data,
+    load_model,
 )
-from evoprune.zoo import load_model as load_by_name
 
 __all__ = [
     "check_dense",
     "check_guidance",
     "check_recalibration",
     "copied",
-    "device_of_settings",
+    "device_named",
     "given_task",
     "load_weights",
     "named_model",
@@ -53,7 +53,7 @@ def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, t
     """What was given from Python, checked as far as one batch shows it; `auto` is the device that the model is on."""
     _check_state(model)
     _name_what_stays(model)
-    device = device_of(model) if settings.device == "auto" else device_of_settings(settings)
+    device = device_of(model) if settings.device == "auto" else device_named(settings.device)
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
     samples = None
@@ -111,7 +111,7 @@ def named_task(
     _check_state(model)
     _name_what_stays(model)
     check_data_fits(model, data)
-    device = device_of_settings(settings)
+    device = device_named(settings.device)
     model.to(device)
     train = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black, device=device)
     task = Task(
@@ -139,7 +139,7 @@ def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, so
             " goes on with it, or gives the result of one that has ended; to score or fine-tune that, take its model"
             " and masks"
         )
-    model = load_by_name(settings.model, directory=settings.directory)
+    model = load_model(settings.model, directory=settings.directory)
     checkpoint = _checkpoint_of(settings)
     if weights is not None:
         load_weights(model, weights, source)
@@ -152,7 +152,7 @@ def _checkpoint_of(settings: Settings) -> Path | None:
     return checkpoint_path(settings.checkpoint) if settings.checkpoint else default_checkpoint(settings.model)
 
 
-def check_dense(task: Task, dense_val_score: float) -> None:
+def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
     """Refuse a model that is broken; warn of one that does not know its data.
 
     Raises:
@@ -163,6 +163,11 @@ def check_dense(task: Task, dense_val_score: float) -> None:
             raise EvopruneError(f"the model's {name} has NaN or infinite values; give a model with finite weights")
     if abs(dense_val_score) == float("inf"):
         raise EvopruneError(f"the score of the dense model is {dense_val_score}; expected a finite number")
+    if settings.floor is not None and settings.floor > dense_val_score:
+        raise EvopruneError(
+            f"the floor {settings.floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
+            " give a --floor below it, or --max-drop in points"
+        )
     score = task.val_score
     if isinstance(score, Accuracy):
         classes = len(score.targets.unique())
@@ -239,9 +244,12 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -
         ) from error
 
 
-def device_of_settings(settings: Settings) -> torch.device:
-    """The device of the settings; `auto` takes the GPU where there is one."""
-    wanted = settings.device
+def device_named(wanted: str) -> torch.device:
+    """The device that `--device` names; `auto` takes the GPU where there is one.
+
+    Raises:
+        EvopruneError: it is a GPU, and PyTorch sees none.
+    """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise EvopruneError("--device cuda: this PyTorch sees no GPU; use --device cpu or install a CUDA build")
     if wanted == "auto":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import evoprune
 from evoprune import EvopruneError
 from evoprune.core import Layer
-from evoprune.evaluate import Costs
+from evoprune.evaluation import Costs
 from evoprune.report import summary_lines
 from evoprune.run import make_settings
 from evoprune.run.schedule import Outcome, next_stage

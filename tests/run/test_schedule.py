@@ -183,7 +183,7 @@ def test_one_layer_alone() -> None:
 
 @pytest.mark.parametrize("limit", [0.8, 0.95, 0.99, 0.999])
 def test_a_default_run_of_resnet18_is_below_a_thousand_evaluations(limit: float) -> None:
-    layers = [Layer(layer.name, layer.kind, layer.shape) for layer in prunable_layers(load_model("resnet18"))]
+    layers = prunable_layers(load_model("resnet18"))
     stages, history = play(lambda target: target <= limit, layers=layers, model="resnet18")
     chosen = make_settings(model="resnet18")
     assert max(outcome.target for outcome in history if outcome.accepted) > limit - 0.1

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evoprune.core import Layer
-from evoprune.spaces import AllocationSpace, WeightSpace
+from evoprune.spaces import AllocationSpace
 
 LAYERS = [Layer("conv", "Conv2d", (4, 2, 3, 3)), Layer("one", "Linear", (1, 1)), Layer("fc", "Linear", (5, 7))]
 WEIGHTS = 108
@@ -48,16 +48,8 @@ def test_zeros_stand_for_the_shares_of_the_start() -> None:
     assert space.counts(torch.zeros(1, 3)).tolist() == [BASE.tolist()]
 
 
-def test_masks_are_the_plan_of_one_genome() -> None:
-    space, genome = AllocationSpace(LAYERS, PRIORITY, BASE, 40), torch.tensor([0.5, 0.0, -0.5])
-    masks = space.masks(genome)
-    assert masks.keys() == {"conv", "one", "fc"}
-    assert all(torch.equal(mask, space.plans(genome[None])[name][0]) for name, mask in masks.items())
-    assert int(WeightSpace(LAYERS).join(masks).sum()) == 40
-
-
 @pytest.mark.parametrize(("total", "kept"), [(0.0, 72), (-0.5, 44), (-9.0, 20), (9.0, 108)])
 def test_a_free_total_is_a_gene_between_the_budget_and_all(total: float, kept: int) -> None:
     space = AllocationSpace(LAYERS, PRIORITY, BASE, 20, free_total=True)
-    assert space.genes == 4
+    assert space.length == 4
     assert space.counts(torch.tensor([[0.0, 0.0, 0.0, total]])).sum() == kept

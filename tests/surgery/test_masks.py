@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from evoprune.core import EvopruneError, prunable_layers
-from evoprune.surgery import apply_masks, load_masks, save_masks, set_weights
+from evoprune.storage import save_tensors
+from evoprune.surgery import apply_masks, load_masks, set_weights
 
 
 def model() -> nn.Sequential:
@@ -50,7 +51,7 @@ def test_weights_are_set_in_place() -> None:
 
 
 def test_masks_come_back_from_disk(tmp_path: Path) -> None:
-    save_masks(masks(), tmp_path / "masks.safetensors")
+    save_tensors(masks(), tmp_path / "masks.safetensors")
     found = load_masks(tmp_path / "masks.safetensors", prunable_layers(model()))
     assert found.keys() == {"0", "2"}
     assert all(mask.dtype == torch.bool and torch.equal(mask, masks()[name]) for name, mask in found.items())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks, generator, weight_of
-from evoprune.evaluate.moments import layer_moments
+from evoprune.evaluation.moments import layer_moments
 from evoprune.search.units import nested_ranks
 
 __all__ = ["evolved_ranks"]

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, generator
-from evoprune.evaluate import make_evaluator
-from evoprune.scoring import Fidelity, device_of, evaluating
+from evoprune.evaluation import make_evaluator
+from evoprune.scoring import Fidelity, evaluating
 
 __all__ = ["eliminate", "learned_ranks"]
 
@@ -78,7 +78,7 @@ def learned_ranks(
 
 
 def _distances(model: nn.Module, score: Fidelity, name: str) -> Callable[[Tensor], Tensor]:
-    evaluator = make_evaluator(model, score, [name], device=device_of(model), methods=("prefix", "batched"))
+    evaluator = make_evaluator(model, score, [name], ways=("prefix", "batched"))
     return lambda masks: -evaluator({name: masks}).score
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -73,8 +74,7 @@ def mean(values: Sequence[float | None]) -> float:
 
 def spans(breaks: Sequence[Break], steps: int) -> list[tuple[int, int]]:
     """First step and the step after the last of each stage."""
-    starts = [part.start for part in breaks]
-    return list(zip(starts, [*starts[1:], steps], strict=True))
+    return list(pairwise([*(part.start for part in breaks), steps]))
 
 
 def draw_levels(axes: Axes, scores: ScoreAxis, drawn: Sequence[float], theme: Theme) -> None:

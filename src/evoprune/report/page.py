@@ -17,7 +17,7 @@ from evoprune.report.figures import Drawing, mask_drawings, run_drawings
 from evoprune.report.read import Run, read_run
 from evoprune.report.style import DARK, LIGHT, png
 from evoprune.run.contradictions import ONLY_ORIGINAL
-from evoprune.run.records import Result
+from evoprune.run.records import ResultFile
 from evoprune.storage import write_atomic
 
 __all__ = ["Tile", "headline", "notes", "write_report"]
@@ -100,7 +100,7 @@ def headline(run: Run) -> list[Tile]:
     return _final_tiles(run, run.result) if run.result is not None else _tiles_so_far(run)
 
 
-def _final_tiles(run: Run, result: Result) -> list[Tile]:
+def _final_tiles(run: Run, result: ResultFile) -> list[Tile]:
     dense, pruned, search, accuracy = result.dense, result.pruned, result.search, run.scores_are_accuracies
     split = "test" if pruned.test_score is not None else "validation"
     before, after = (dense.test_score, pruned.test_score) if split == "test" else (dense.val_score, pruned.val_score)

@@ -10,26 +10,27 @@ from typing import Any
 from evoprune.core import EvopruneError, Masks
 from evoprune.run import Folder
 from evoprune.run.journal import read_journal
+from evoprune.run.objective import floor_of
 from evoprune.run.records import (
     Epoch,
     Generation,
     LayerRow,
     Record,
-    Result,
+    ResultFile,
     RunStart,
     StageEnd,
     StageStart,
     are_accuracies,
-    parse_result,
     read_object,
+    validated,
 )
 from evoprune.storage import read_tensors
 
-__all__ = ["Run", "Stage", "read_run"]
+__all__ = ["Run", "StageEvents", "read_run"]
 
 
 @dataclass
-class Stage:
+class StageEvents:
     """One search with the fine-tuning after it, or fine-tuning alone; `end` is None while it is not finished.
 
     `label` is the stage's name, with its pass where several stages have that name.
@@ -52,16 +53,14 @@ class Run:
         masks: layer name -> bool tensor of the weight's shape, True where the weight stays; may be empty.
         stages: in the order they ran.
         dense_val_score: validation score before pruning.
-        seconds: of the last entry in the journal, since the start of the run.
     """
 
     folder: Path
     config: dict[str, Any]
-    result: Result | None
+    result: ResultFile | None
     masks: Masks
-    stages: list[Stage]
+    stages: list[StageEvents]
     dense_val_score: float | None
-    seconds: float
 
     @property
     def scores_are_accuracies(self) -> bool:
@@ -73,12 +72,7 @@ class Run:
         """The validation score that the pruned model must keep, None when the run has no floor."""
         if self.result is not None and self.result.floor is not None:
             return self.result.floor
-        floor, drop = self.config.get("floor"), self.config.get("max_drop")
-        if isinstance(floor, int | float):
-            return float(floor)
-        if isinstance(drop, int | float) and self.dense_val_score is not None:
-            return self.dense_val_score - drop / 100
-        return None
+        return floor_of(self.config.get("floor"), self.config.get("max_drop"), self.dense_val_score)
 
     @property
     def commands(self) -> list[str]:
@@ -123,8 +117,8 @@ def read_run(run_dir: str | Path) -> Run:
             f"{folder.path} has no journal.jsonl and no result.json, so nothing to report: run the search again"
         )
     config = read_object(folder.config)
-    result = parse_result(folder.read_result()) if folder.result.is_file() else None
-    events, seconds = read_journal(folder.journal)
+    result = validated(ResultFile, folder.read_result(), "result.json") if folder.result.is_file() else None
+    events = read_journal(folder.journal)
     start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
     dense = start.dense_val_score
     remedy = "restore it, or delete it to report without masks"
@@ -136,17 +130,16 @@ def read_run(run_dir: str | Path) -> Run:
         masks={name: mask.bool() for name, mask in masks.items()},
         stages=_stages(events),
         dense_val_score=result.dense.val_score if dense is None and result is not None else dense,
-        seconds=seconds,
     )
 
 
-def _stages(events: list[Record]) -> list[Stage]:
+def _stages(events: list[Record]) -> list[StageEvents]:
     """Gather the journal by stage. What a resumed run did again replaces what was there."""
-    stages: dict[int, Stage] = {}
+    stages: dict[int, StageEvents] = {}
     for event in events:
         match event:
             case StageStart():
-                stages[event.stage] = Stage(event)
+                stages[event.stage] = StageEvents(event)
             case Generation():
                 generations = _stage(stages, event.stage).generations
                 generations[:] = [g for g in generations if g.generation < event.generation] + [event]
@@ -162,6 +155,6 @@ def _stages(events: list[Record]) -> list[Stage]:
     return [stages[index] for index in sorted(stages)]
 
 
-def _stage(stages: dict[int, Stage], index: int) -> Stage:
+def _stage(stages: dict[int, StageEvents], index: int) -> StageEvents:
     unnamed = StageStart.model_validate({"stage": index, "name": f"stage {index}"})
-    return stages.setdefault(index, Stage(unnamed))
+    return stages.setdefault(index, StageEvents(unnamed))

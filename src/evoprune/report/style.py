@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -54,9 +53,7 @@ DARK = Theme(
 
 def figure(theme: Theme, width: float = 8.2, height: float = 3.6) -> Figure:
     """An empty figure, `width` x `height` inches."""
-    new = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor=theme.paper)
-    FigureCanvasAgg(new)
-    return new
+    return Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor=theme.paper)
 
 
 def style(axes: Axes, theme: Theme, xlabel: str = "", ylabel: str = "", grid: str | None = "both") -> None:

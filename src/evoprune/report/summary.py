@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evoprune.report import wording
-from evoprune.run.records import parse_result
+from evoprune.run.records import ResultFile, validated
 
 __all__ = ["layer_table", "summary_lines"]
 
@@ -20,7 +20,7 @@ def layer_table(result: Mapping[str, Any]) -> Table:
     Raises:
         EvopruneError: `result` lacks something or holds the wrong type.
     """
-    content = parse_result(result)
+    content = validated(ResultFile, result, "result.json")
     table = Table(show_footer=True)
     table.add_column("layer", "total", no_wrap=True)
     table.add_column("kind")
@@ -40,7 +40,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     Raises:
         EvopruneError: `result` lacks something or holds the wrong type.
     """
-    content = parse_result(result)
+    content = validated(ResultFile, result, "result.json")
     accuracy = content.scores_are_accuracies
     dense, pruned, search = content.dense, content.pruned, content.search
     name = "accuracy" if accuracy else "score"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evoprune.core import EvopruneError, resolve_layers
-from evoprune.evaluate import Costs, measure_costs
+from evoprune.evaluation import Costs, measure_costs
 from evoprune.run.settings import Settings
 from evoprune.run.task import Task
 

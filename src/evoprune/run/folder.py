@@ -11,7 +11,7 @@ from typing import Any
 from weakref import finalize
 
 from evoprune.core import EvopruneError
-from evoprune.run.records import parse_result, read_object
+from evoprune.run.records import ResultFile, read_object, validated
 from evoprune.run.settings import Settings
 from evoprune.storage import write_json
 
@@ -125,7 +125,7 @@ class Folder:
         if self.before_finetune.exists():
             remedy = "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
         content = read_object(self.result, remedy)
-        parse_result(content, str(self.result), remedy)
+        validated(ResultFile, content, str(self.result), remedy)
         return content
 
     def _acquire(self) -> None:

@@ -80,8 +80,8 @@ class Journal:
             ) from error
 
 
-def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], float]:
-    """The events of a journal, or of its first `length` bytes, and the seconds of the last one.
+def read_journal(path: Path, length: int | None = None) -> list[Record]:
+    """The events of a journal, or of its first `length` bytes.
 
     Events of other kinds are left out, and a last line that was cut off, which none of the first `length` bytes can be;
     nothing where there is no file.
@@ -90,11 +90,11 @@ def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], f
         EvopruneError: the file cannot be read, or a line is damaged.
     """
     if not path.is_file():
-        return [], 0.0
+        return []
     lines = read_bytes(path)[:length].split(b"\n")
     while lines and not lines[-1].strip():
         lines.pop()
-    events, seconds = [], 0.0
+    events = []
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
@@ -113,6 +113,4 @@ def read_journal(path: Path, length: int | None = None) -> tuple[list[Record], f
         record = EVENTS.get(str(entry.get("event")))
         if record is not None:
             events.append(validated(record, entry, f"{path} line {number}"))
-        if isinstance(entry.get("seconds"), int | float):
-            seconds = float(entry["seconds"])
-    return events, seconds
+    return events

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from evoprune.core import Scores
 
-__all__ = ["mixed_fitness", "score_fitness"]
+__all__ = ["floor_of", "mixed_fitness", "score_fitness"]
+
+
+def floor_of(floor: float | None, max_drop: float | None, dense_val_score: float | None) -> float | None:
+    """The validation score that a pruned model has to keep, given as it is or in points below the dense model's."""
+    if max_drop is None or dense_val_score is None:
+        return floor
+    return dense_val_score - max_drop / 100
 
 
 def mixed_fitness(scores: Scores, sparsity: Tensor, alpha: float, floor: float) -> Tensor:

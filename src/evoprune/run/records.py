@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,18 +10,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from evoprune.core import EvopruneError
+from evoprune.storage import finite
 
 __all__ = [
-    "EVENTS", "RESTORE", "Epoch", "FrontRow", "Generation", "LayerRow", "Number", "Record", "Result", "RunStart",
-    "StageEnd", "StageStart", "are_accuracies", "parse_result", "read_bytes", "read_object", "validated",
+    "EVENTS", "RESTORE", "Epoch", "FrontRow", "Generation", "LayerRow", "Number", "Record", "ResultFile", "RunStart",
+    "StageEnd", "StageStart", "are_accuracies", "read_bytes", "read_object", "validated",
 ]  # fmt: skip
 
 
-def _finite_or_none(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+Number = Annotated[float | None, BeforeValidator(finite)]
 """A number that may be missing: null, NaN and infinity all read as None."""
 
 
@@ -82,7 +78,7 @@ class FrontRow(Record):
     folder: str | None = None
 
 
-class Result(Record):
+class ResultFile(Record):
     """result.json: what the run reached and what it cost."""
 
     model: str
@@ -101,15 +97,15 @@ class Result(Record):
     search: SearchCost = SearchCost()
     finetune: FinetuneCost
 
-    @property
-    def searched(self) -> bool:
-        """Whether evolution chose what goes; else training itself pruned."""
-        return self.algorithm != "none"
-
     seconds: float
     floor: Number = None
     status: str | None = None
     score_name: str | None = None
+
+    @property
+    def searched(self) -> bool:
+        """Whether evolution chose what goes; else training itself pruned."""
+        return self.algorithm != "none"
 
     @property
     def scores_are_accuracies(self) -> bool:
@@ -208,16 +204,12 @@ def read_bytes(path: Path) -> bytes:
         raise EvopruneError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
 
 
-def parse_result(content: Mapping[str, Any], where: str = "result.json", remedy: str = RESTORE) -> Result:
-    """The content of a result.json, checked; `remedy` says what to do where it is damaged.
+def validated(record: type[R], content: Mapping[str, Any], where: str, remedy: str = RESTORE) -> R:
+    """The record that `content` holds; `remedy` says what to do where it is damaged.
 
     Raises:
         EvopruneError: something is missing or of the wrong type; names it.
     """
-    return validated(Result, content, where, remedy)
-
-
-def validated(record: type[R], content: Mapping[str, Any], where: str, remedy: str = RESTORE) -> R:
     try:
         return record.model_validate(content)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from evoprune.core import EvopruneError, Layer, Masks, sparsity_of
 from evoprune.run.schedule import Outcome
 from evoprune.run.state import FrontPoint, Kept
 from evoprune.storage import as_safetensors, read_tensors, save_tensors, write_json
-from evoprune.surgery import load_masks, save_masks
+from evoprune.surgery import load_masks
 
 __all__ = [
     "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "read_points",
@@ -77,14 +77,14 @@ class Result:
         except OSError as error:
             raise EvopruneError(f"cannot make the folder {folder}: {error.strerror or error}") from error
         for index, point in enumerate(self.points):
-            save_masks(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
+            save_tensors(point.kept.masks, folder / front_folder(index) / "masks.safetensors")
             save_tensors(point.kept.model, folder / front_folder(index) / "model.safetensors")
         self.save_model(folder)
         return folder
 
     def save_model(self, folder: Path) -> None:
         """What `save` writes, without the front."""
-        save_masks(self.masks, folder / "masks.safetensors")
+        save_tensors(self.masks, folder / "masks.safetensors")
         save_tensors(self.model.state_dict(), folder / "model.safetensors", {"model": self.summary["model"]})
         write_json(folder / "result.json", self.summary)
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError, generator, resolve_layers, sparsity_of, weight_of
-from evoprune.evaluate import reuse_freed_memory
+from evoprune.evaluation import reuse_freed_memory
 from evoprune.run.costing import costs_of
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
+from evoprune.run.objective import floor_of
 from evoprune.run.result import describe_layers
 from evoprune.run.schedule import Outcome, Stage, is_hopeless, next_stage
 from evoprune.run.searching import Scored, Search, make_search
@@ -25,10 +26,11 @@ from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, s
 from evoprune.run.task import Task
 from evoprune.run.time_limit import TimeLimit
 from evoprune.search import Population
-from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate, save_masks
+from evoprune.storage import save_tensors
+from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate
 from evoprune.training import TensorSource, first_samples
 
-__all__ = ["Listener", "Runner", "floor_of"]
+__all__ = ["Listener", "Runner"]
 
 Listener = Callable[[dict[str, Any]], None]
 """Called with every event of the journal. Two more are for watching only: `ordered` while the weights of layer after
@@ -64,7 +66,6 @@ class Runner:
         self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
         if self.teacher is not None and isinstance(task.train, TensorSource):
             task.train.cache_teacher_logits(self.teacher)
-        self.device = next(task.model.parameters()).device
         self.norm_inputs: Tensor | None = None
         if settings.recalibrate and task.train is not None and task.samples is not None:
             # Augmented as in training: on other images the model does not work with its own statistics either.
@@ -82,17 +83,14 @@ class Runner:
         self.started = time.perf_counter() - self.state.seconds
         self.limit = TimeLimit(task, settings, self.state, self.teacher, self.elapsed)
         if not resume:
-            self._start()
-
-    def _start(self) -> None:
-        layers = describe_layers(self.layers, {})
-        self._tell("run_start", dense_val_score=self.state.dense_val_score, layers=layers)
-        self._snapshot()
+            layers = describe_layers(self.layers, {})
+            self._tell("run_start", dense_val_score=self.state.dense_val_score, layers=layers)
+            self._snapshot()
 
     @property
     def floor(self) -> float | None:
         """The validation score to keep, or None."""
-        return floor_of(self.settings, self.state.dense_val_score)
+        return floor_of(self.settings.floor, self.settings.max_drop, self.state.dense_val_score)
 
     def run(self) -> None:
         """Ask the schedule, search, fine-tune, keep or go back; until there is no next stage."""
@@ -117,14 +115,11 @@ class Runner:
         state.now = state.accepted
 
     def _next_stage(self) -> Stage | None:
-        planned, late = (
-            next_stage(
-                self.settings, self.layers, self.state.history, self.task.train is not None, out_of_time, self.costs
-            )
-            for out_of_time in (False, True)
-        )
+        plan = partial(next_stage, self.settings, self.layers, self.state.history, self.task.train is not None)
+        planned = plan(out_of_time=False, costs=self.costs)
         if not self.limit.is_up():
             return planned
+        late = plan(out_of_time=True, costs=self.costs)
         self.state.cut_short |= late != planned
         return late
 
@@ -133,11 +128,11 @@ class Runner:
     def _search(self, stage: Stage) -> None:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
-        search = make_search(self.task, settings, state, stage, self.floor, self.device, self.costs, self._show_layers)
+        search = make_search(self.task, settings, state, stage, self.floor, self.costs, self._show_layers)
         self._snapshot(at_most_every=SNAPSHOT_SECONDS)
         for number in range(state.step, settings.generations + 1):
             rng = generator(settings.seed, stage.index, number)
-            population = None if state.population is None else unpacked(state.population, search.space.genes)
+            population = None if state.population is None else unpacked(state.population, search.space.length)
             population, scored = search.generation(population, rng)
             state.population = packed(population)
             state.evaluations += scored.evaluations + (search.guidance_candidates if number == 0 else 0)
@@ -160,9 +155,9 @@ class Runner:
         """The best genome becomes the model's masks."""
         state, model = self.state, self.task.model
         assert state.population is not None
-        population = unpacked(state.population, search.space.genes)
-        found = search.space.masks(population.genomes[search.best(population)])
-        masks = state.now.masks | {name: _never_empty(mask) for name, mask in found.items()}
+        population = unpacked(state.population, search.space.length)
+        found = search.space.plans(population.genomes[search.best(population)][None])
+        masks = state.now.masks | {name: _never_empty(plan[0].clone()) for name, plan in found.items()}
         if self.settings.preset == "original":
             state.warm[stage.name] = state.population.genomes
         values = {name: weight_of(model, name).detach().clone() for name in stage.layers}
@@ -250,7 +245,7 @@ class Runner:
         if held and not (self.settings.front and below):
             state.accepted = state.now
             if self.folder is not None:
-                save_masks(state.now.masks, self.folder.masks)
+                save_tensors(state.now.masks, self.folder.masks)
         if not held:
             state.now = state.accepted
             self._put(state.now)
@@ -375,22 +370,5 @@ class Runner:
 def _never_empty(mask: Tensor) -> Tensor:
     """A layer without any weight would cut the network: its first weight stays."""
     if not mask.any():
-        mask = mask.clone()
         mask.view(-1)[0] = True
     return mask
-
-
-def floor_of(settings: Settings, dense_val_score: float) -> float | None:
-    """The validation score that a pruned model has to keep, or None.
-
-    Raises:
-        EvopruneError: the dense model itself does not reach it.
-    """
-    if settings.max_drop is not None:
-        return dense_val_score - settings.max_drop / 100
-    if settings.floor is not None and settings.floor > dense_val_score:
-        raise EvopruneError(
-            f"the floor {settings.floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
-            f" give a --floor below it, or --max-drop in points"
-        )
-    return settings.floor

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evoprune.core import Layer
-from evoprune.evaluate import Costs
+from evoprune.evaluation import Costs
 from evoprune.run.settings import Settings
 
 __all__ = ["Outcome", "Stage", "is_hopeless", "next_stage"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evoprune.core import Evaluator, Layer, Scores, generator, resolve_layers
-from evoprune.evaluate import Costs, make_evaluator
+from evoprune.evaluation import Costs, make_evaluator
 from evoprune.guidance import Advice, advise
 from evoprune.run.objective import mixed_fitness, score_fitness
 from evoprune.run.schedule import Stage
@@ -126,7 +126,6 @@ def make_search(
     state: RunState,
     stage: Stage,
     floor: float | None,
-    device: torch.device,
     costs: Costs,
     on_layer: Callable[[int], None],
 ) -> Search:
@@ -156,8 +155,7 @@ def make_search(
 
     def evaluator(score: Callable[..., float]) -> Evaluator:
         return make_evaluator(
-            task.model, score, [layer.name for layer in layers], device=device,
-            batch_memory_mb=settings.memory_mb, methods=settings.scoring,
+            task.model, score, [layer.name for layer in layers], memory_mb=settings.memory_mb, ways=settings.scoring,
         )  # fmt: skip
 
     screeners: tuple[tuple[Evaluator, int], ...] = ()
@@ -190,8 +188,8 @@ def _kept_at(stage: Stage, layers: Sequence[Layer], costs: Costs, counts: Tensor
 def _original(layers: Sequence[Layer], settings: Settings, warm: Tensor | None) -> tuple[Space, Algorithm]:
     space = WeightSpace(layers)
     return space, OriginalGA(
-        space.genes, settings.population, settings.crossover_rate, settings.mutation_rate,
-        settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.genes),
+        space.length, settings.population, settings.crossover_rate, settings.mutation_rate,
+        settings.initial_sparsity, None if warm is None else unpack_bits(warm, space.length),
     )  # fmt: skip
 
 
@@ -210,7 +208,7 @@ def _default(
         bits = BudgetedBits(weights.sizes, keep, start, priority, mutation_rate=settings.mutation_rate)
         return weights, make_algorithm(settings.algorithm, bits, settings.population, **rates)
     if priority is None:  # nothing is known of the weights: any order
-        priority = torch.rand(weights.genes, generator=rng)
+        priority = torch.rand(weights.length, generator=rng)
     base = torch.stack([part.count_nonzero() for part in start.split(weights.sizes)])
     shares = Shares(len(layers), free_total=front, lowest=min(0.99, keep / max(1, int(base.sum()))))
     if costs.kind == "weights":

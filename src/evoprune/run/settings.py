@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evoprune.core import EvopruneError
-from evoprune.evaluate import WAYS, Way
+from evoprune.evaluation import WAYS, Way
 from evoprune.run.contradictions import option_name, refuse_contradictions
 from evoprune.training import Optimizer, Precision, Recipe
 from evoprune.zoo import BUILT_IN
@@ -35,7 +35,7 @@ class Settings(BaseModel):
     Those of fine-tuning are explained at `Recipe`; the learning rate follows `finetune_schedule` after each stage and
     `final_schedule` at the end. With `recalibrate` the statistics of batch norms are measured anew for new masks.
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
-    `sparsity` is the share that goes of what `budget` names, see evaluate/costs.py.
+    `sparsity` is the share that goes of what `budget` names, see evaluation/costs.py.
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     `directory` is where the run was started, and modules of one's own are imported from; `data_digest` tells whether

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError, Layer
 from evoprune.training import BatchSource
 
-__all__ = ["Task"]
+__all__ = ["Score", "Task"]
 
 Score = Callable[[nn.Module], float]
 

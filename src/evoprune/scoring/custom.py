@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, said
 from evoprune.scoring.data_score import DataScore
 from evoprune.scoring.modes import eval_mode
 
@@ -37,8 +37,7 @@ class CallableScore:
         except EvopruneError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise EvopruneError(f"the score function {name} raised {type(error).__name__}: {reason}") from error
+            raise EvopruneError(f"the score function {name} raised {said(error)}") from error
         if isinstance(value, (str, bytes)):
             raise EvopruneError(f"the score function {name} returned a {type(value).__name__}; expected a number")
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -27,12 +27,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, full float32; afterwards every module's mode and the random state are as before."""
     device = device_of(model)
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(_full_float32())
-        stack.enter_context(eval_mode(model))
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        _full_float32(),
+        eval_mode(model),
+    ):
         yield
 
 

@@ -24,7 +24,7 @@ class OriginalGA(Algorithm):
     """Steady-state GA with heap replacement.
 
     Attributes:
-        genes: G.
+        length: G.
         size: P, genomes in the population; one generation asks for as many pairs of children.
         crossover_rate: probability that a pair is crossed; else the children are copies of their parents.
         mutation_rate: probability that a bit is cleared.
@@ -32,7 +32,7 @@ class OriginalGA(Algorithm):
         start: (S, G) bool genomes of an earlier search to start from instead of random ones.
     """
 
-    genes: int
+    length: int
     size: int = 10
     crossover_rate: float = 1.0
     mutation_rate: float = 0.1
@@ -49,11 +49,11 @@ class OriginalGA(Algorithm):
         if population is None:
             if self.start is not None:
                 return self.start, {}
-            return torch.rand(self.size, self.genes, generator=rng) >= self.initial_sparsity, {}
+            return torch.rand(self.size, self.length, generator=rng) >= self.initial_sparsity, {}
         parents = population.genomes[torch.randint(len(population), (2,), generator=rng)]
         children = parents.clone()
-        if self.genes > 1 and float(torch.rand((), generator=rng)) < self.crossover_rate:
-            point = int(torch.randint(1, self.genes, (), generator=rng))
+        if self.length > 1 and float(torch.rand((), generator=rng)) < self.crossover_rate:
+            point = int(torch.randint(1, self.length, (), generator=rng))
             children[:, point:] = parents.flip(0)[:, point:]
         children &= torch.rand(children.shape, generator=rng) >= self.mutation_rate
         return children, {}

@@ -17,24 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["evolve_units", "nested_ranks", "output_error"]
+__all__ = ["evolve_units", "nested_ranks"]
 
 PATIENCE = 12
 """Generations without any improvement after which a layer's evolution ends."""
 INPUTS_A_MOVE = 512
 """A unit of so many inputs more may move a bit more at once: else large units would need more generations."""
-
-
-def output_error(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
-    """(U,) mean squared distance between each unit's masked and full output.
-
-    Args:
-        weight: (U, D) float.
-        moment: (D, D) second moment of the inputs, mean of x x'.
-        kept: (U, D) bool.
-    """
-    gone = weight * ~kept
-    return ((gone @ moment) * gone).sum(1)
 
 
 def evolve_units(

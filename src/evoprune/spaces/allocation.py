@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evoprune.core import Layer, Masks
+from evoprune.core import Layer
 from evoprune.search import share_budget, share_costs
 
 __all__ = ["AllocationSpace"]
@@ -44,7 +44,7 @@ class AllocationSpace:
         self.unit = unit
         self.layers = tuple(layers)
         self.sizes = torch.tensor([layer.size for layer in layers])
-        self.genes = len(self.layers) + free_total
+        self.length = len(self.layers) + free_total
         self.base, self.keep, self.free_total = base.clamp(min=1), keep, free_total
         parts = zip(self.layers, priority.split(self.sizes.tolist()), strict=True)
         self.ranks = {layer.name: _ranks(part).view(layer.shape) for layer, part in parts}
@@ -66,10 +66,6 @@ class AllocationSpace:
             layer.name: self.ranks[layer.name] < counts[:, index].view(-1, *[1] * len(layer.shape))
             for index, layer in enumerate(self.layers)
         }
-
-    def masks(self, genome: Tensor) -> Masks:
-        """(G,) -> layer name -> bool tensor of the weight's shape."""
-        return {name: plan[0] for name, plan in self.plans(genome[None]).items()}
 
     def sparsity(self, genomes: Tensor) -> Tensor:
         """(P,) float64."""

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from evoprune.core import Masks
-
 __all__ = ["Space"]
 
 
@@ -15,16 +13,12 @@ class Space(Protocol):
     """What may be pruned, and what a genome means for it."""
 
     @property
-    def genes(self) -> int:
+    def length(self) -> int:
         """G."""
         ...
 
     def plans(self, genomes: Tensor) -> dict[str, Tensor]:
         """(P, G) genomes -> layer name -> (P, *weight shape) bool, True where a weight stays."""
-        ...
-
-    def masks(self, genome: Tensor) -> Masks:
-        """(G,) -> layer name -> bool tensor of the weight's shape."""
         ...
 
     def sparsity(self, genomes: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoprune.core import Layer, Masks
+from evoprune.core import Layer
 
 __all__ = ["WeightSpace"]
 
@@ -20,31 +20,24 @@ class WeightSpace:
         layers: the layers that the genome speaks of, in order.
 
     Attributes:
-        genes: G, the number of weights of all layers.
+        length: G, the number of weights of all layers.
         sizes: weights of each layer; gene positions run through the layers in order, row-major.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self.sizes = [layer.size for layer in layers]
-        self.genes = sum(self.sizes)
+        self.length = sum(self.sizes)
 
     def plans(self, genomes: Tensor) -> dict[str, Tensor]:
         """(P, G) bool genomes -> layer name -> (P, *weight shape) bool; views, nothing is copied."""
-        parts = genomes.split(self.sizes, dim=-1)
-        return {
-            layer.name: part.view(*part.shape[:-1], *layer.shape)
-            for layer, part in zip(self.layers, parts, strict=True)
-        }
-
-    def masks(self, genome: Tensor) -> Masks:
-        """(G,) bool -> layer name -> bool tensor of the weight's shape."""
-        return {name: plan.clone() for name, plan in self.plans(genome).items()}
+        parts = zip(self.layers, genomes.split(self.sizes, dim=1), strict=True)
+        return {layer.name: part.view(-1, *layer.shape) for layer, part in parts}
 
     def sparsity(self, genomes: Tensor) -> Tensor:
         """(P, G) bool -> (P,) float64, the share of weights that go."""
         kept = [np.count_nonzero(row) for row in genomes.cpu().numpy()]  # ten times faster than torch's
-        return 1 - torch.tensor(kept, dtype=torch.float64) / self.genes
+        return 1 - torch.tensor(kept, dtype=torch.float64) / self.length
 
     def join(self, values: Mapping[str, Tensor]) -> Tensor:
         """Layer name -> tensor of the weight's shape (masks, priorities, ...) -> (G,) in gene order."""

@@ -1,12 +1,12 @@
 """Surgery: plans to changed models."""
 
 from evoprune.surgery.finetune import FineTuner
-from evoprune.surgery.masks import apply_masks, load_masks, save_masks, set_weights
-from evoprune.surgery.recalibrate import batch_norms, recalibrate
+from evoprune.surgery.masks import apply_masks, load_masks, set_weights
+from evoprune.surgery.recalibration import batch_norms, recalibrate
 from evoprune.surgery.threshold import global_threshold
 from evoprune.surgery.tighten import Tightening
 
 __all__ = [
     "FineTuner", "Tightening", "apply_masks", "batch_norms", "global_threshold", "load_masks", "recalibrate",
-    "save_masks", "set_weights",
+    "set_weights",
 ]  # fmt: skip

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, weight_of
-from evoprune.storage import read_tensors, save_tensors
+from evoprune.storage import read_tensors
 
-__all__ = ["apply_masks", "load_masks", "save_masks", "set_weights"]
+__all__ = ["apply_masks", "load_masks", "set_weights"]
 
 
 @torch.no_grad()
@@ -29,13 +29,8 @@ def set_weights(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         weight_of(model, name).copy_(value)
 
 
-def save_masks(masks: Mapping[str, Tensor], path: Path) -> None:
-    """Write masks as safetensors: one bool tensor a layer, the key is the layer's name."""
-    save_tensors({name: mask.cpu() for name, mask in masks.items()}, path)
-
-
 def load_masks(path: Path, layers: list[Layer]) -> Masks:
-    """Read masks and check them against the layers of a model.
+    """Read masks, one bool tensor a layer under its name, and check them against the layers of a model.
 
     Raises:
         EvopruneError: the file cannot be read, or a mask does not fit its layer.

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, prefix_of, strip_module_prefix
+from evoprune.core import EvopruneError, prefix_of, said, strip_module_prefix
 from evoprune.storage import read_tensors, save_tensors
 from evoprune.zoo.parts import INDEX, read_parts
 
@@ -168,5 +168,4 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             "holds more than tensors and is not unpickled, for safety; "
             "save the weights alone with torch.save(model.state_dict(), ...)"
         )
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"cannot be read ({said}); is it complete?"
+    return f"cannot be read ({said(error)}); is it complete?"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, generator, said
+from evoprune.core import EvopruneError, did_you_mean, generator, said
 from evoprune.scoring import device_of, evaluating
 from evoprune.zoo import hub, mnist_sample
 from evoprune.zoo.images import Images
@@ -168,8 +167,7 @@ def _read(name_or_dir: str) -> tuple[str, Images, Images]:
         return name_or_dir, *read_folder(hub.fetch(name_or_dir))
     folder = Path(name_or_dir)
     if not folder.is_dir():
-        near = get_close_matches(name_or_dir, DATA_NAMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name_or_dir, DATA_NAMES)
         raise EvopruneError(f"data {name_or_dir!r} is neither a folder nor one of {', '.join(DATA_NAMES)}{hint}")
     return folder.resolve().name, *read_folder(folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["LeNet5", "lenet5"]
+__all__ = ["LeNet5"]
 
 
 class LeNet5(nn.Module):
@@ -27,8 +27,3 @@ class LeNet5(nn.Module):
         """(B, 1, 28, 28) images to (B, 10) logits."""
         logits: Tensor = self.classifier(self.feature(images))
         return logits
-
-
-def lenet5() -> LeNet5:
-    """LeNet-5 with random weights."""
-    return LeNet5()

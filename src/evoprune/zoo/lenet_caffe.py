@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["LeNet5Caffe", "lenet5_caffe"]
+__all__ = ["LeNet5Caffe"]
 
 
 class LeNet5Caffe(nn.Module):
@@ -29,8 +29,3 @@ class LeNet5Caffe(nn.Module):
         """(B, 1, 28, 28) images to (B, 10) logits."""
         logits: Tensor = self.classifier(self.feature(images))
         return logits
-
-
-def lenet5_caffe() -> LeNet5Caffe:
-    """LeNet-5 Caffe with random weights."""
-    return LeNet5Caffe()

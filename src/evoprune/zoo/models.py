@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import EvopruneError, said
+from evoprune.core import EvopruneError, did_you_mean, said
 from evoprune.training import Recipe
-from evoprune.zoo.lenet import lenet5
-from evoprune.zoo.lenet_caffe import lenet5_caffe
-from evoprune.zoo.resnet import resnet18
+from evoprune.zoo.lenet import LeNet5
+from evoprune.zoo.lenet_caffe import LeNet5Caffe
+from evoprune.zoo.resnet import ResNet18
 
 __all__ = ["BUILT_IN", "BuiltIn", "checkpoint_path", "default_checkpoint", "load_model"]
 
@@ -43,19 +42,19 @@ class BuiltIn:
 
 BUILT_IN: dict[str, BuiltIn] = {
     "lenet5": BuiltIn(
-        factory=lenet5,
+        factory=LeNet5,
         data="mnist",
         checkpoint="lenet5-mnist.safetensors",
         recipe=Recipe(epochs=20, batch_size=128, learning_rate=3e-3, weight_decay=1e-2, shift=2),
     ),
     "lenet5-caffe": BuiltIn(
-        factory=lenet5_caffe,
+        factory=LeNet5Caffe,
         data="mnist",
         checkpoint="lenet5-caffe-mnist.safetensors",
         recipe=Recipe(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=2e-2, shift=2),
     ),
     "resnet18": BuiltIn(
-        factory=resnet18,
+        factory=ResNet18,
         data="cifar10",
         checkpoint="resnet18-cifar10.safetensors.index.json",
         recipe=Recipe(
@@ -149,8 +148,7 @@ def _factory(spec: str, directory: str | None) -> Callable[[], object]:
             " in its folder"
         )
     if not colon or not module_name or not attribute:
-        near = get_close_matches(spec.lower(), BUILT_IN, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(spec.lower(), BUILT_IN)
         raise EvopruneError(f"unknown model {spec!r}: expected {', '.join(BUILT_IN)} or package.module:factory{hint}")
     return _import(spec, module_name, attribute, directory)
 
@@ -171,8 +169,7 @@ def _import(spec: str, module_name: str, attribute: str, directory: str | None) 
     found = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = get_close_matches(part, dir(found), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(part, dir(found))
             raise EvopruneError(f"model {spec!r}: {module_name} has no {attribute}{hint}")
         found = getattr(found, part)
     if not callable(found):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from torch import nn
 
-from evoprune.core import EvopruneError, Masks
+from evoprune.core import EvopruneError, Masks, did_you_mean
 from evoprune.surgery.bitmask import read_bitmask
 from evoprune.zoo.checkpoint import load_checkpoint, load_tensors
 from evoprune.zoo.models import BUILT_IN, default_checkpoint, load_model
@@ -46,8 +45,7 @@ def load_network(name: str) -> tuple[nn.Module, Masks, dict[str, str]]:
         EvopruneError: no network has this name.
     """
     if name not in NETWORKS:
-        near = get_close_matches(name, NETWORKS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, NETWORKS)
         raise EvopruneError(f"{name!r} is no run folder and no shipped network ({', '.join(NETWORKS)}){hint}")
     path = FOLDER / f"{name}.safetensors"
     tensors, masks, metadata = read_bitmask(path)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, said
 from evoprune.zoo import decoded
 from evoprune.zoo.images import Images
 
@@ -105,9 +105,7 @@ def _decode_split(files: list[Path]) -> Images:
         image, label = _image_column(where, schema), _label_column(where, schema)
         table = concat_tables([parquet.read_table(file, columns=[image, label]) for file in files])
     except (ArrowException, OSError) as error:
-        raise EvopruneError(
-            f"{where} or a file beside it is not a readable parquet split: {str(error).splitlines()[0]}"
-        ) from error
+        raise EvopruneError(f"{where} or a file beside it is not a readable parquet split: {said(error)}") from error
     if not table.num_rows:
         raise EvopruneError(f"{where} holds no images; its split is empty")
     if table[label].null_count:

@@ -16,17 +16,17 @@ from evoprune.storage import digest_of, read_tensors, save_tensors, shapes_of
 from evoprune.training import Recipe, optimizer_from_tensors, optimizer_to_tensors
 from evoprune.zoo.data import Data
 
-__all__ = ["Epoch", "Settings", "load_state", "save_state", "settings_of"]
+__all__ = ["EpochResult", "load_state", "save_state", "settings_of"]
 
-Epoch = dict[str, float]
+EpochResult = dict[str, float]
 """What one epoch gave: epoch, train_loss, val_accuracy, seconds."""
 
-Settings = dict[str, Any]
-"""All that a training's result depends on; only the same settings are continued."""
 
+def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """All that a training's result depends on; only the same is continued.
 
-def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> Settings:
-    """Recipe, seed, and digests of the training data and of the weights that training starts from."""
+    That is the recipe, the seed, and digests of the training data and of the weights that training starts from.
+    """
     return {
         "recipe": asdict(recipe),
         "seed": seed,
@@ -36,7 +36,7 @@ def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> Sett
 
 
 def save_state(
-    part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: Settings, history: list[Epoch]
+    part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any], history: list[EpochResult]
 ) -> None:
     """Write all that the next epoch needs, atomically."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -45,7 +45,7 @@ def save_state(
     save_tensors(tensors, part, metadata)
 
 
-def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: Settings) -> list[Epoch]:
+def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, settings: dict[str, Any]) -> list[EpochResult]:
     """Put `model` and `optimizer` where `part` left off and return the epochs done.
 
     Raises:
@@ -68,7 +68,7 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
     state = {name.removeprefix("optimizer/"): t for name, t in tensors.items() if name.startswith("optimizer/")}
     model.load_state_dict(weights)
     optimizer_from_tensors(optimizer, state)
-    loaded: list[Epoch] = history
+    loaded: list[EpochResult] = history
     return loaded
 
 

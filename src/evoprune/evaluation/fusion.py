@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from evoprune.evaluate.first_conv import Activation, FirstConv, Pool, suits
-from evoprune.evaluate.kernels import has_hooks
+from evoprune.evaluation.first_conv import Activation, FirstConv, Pool, suits
+from evoprune.evaluation.kernels import has_hooks
 
 __all__ = ["FoldedNorm", "activation_of", "first_conv", "folded_norm", "is_owned", "module_of", "pool_of"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError
-from evoprune.evaluate import ReferenceEvaluator, SampledEvaluator, make_evaluator
-from evoprune.evaluate.cache import SharedCache
+from evoprune.evaluation import ReferenceEvaluator, SampledEvaluator, make_evaluator
+from evoprune.evaluation.cache import SharedCache
 from evoprune.scoring import Accuracy
 
 from .conftest import make_case
@@ -18,7 +18,7 @@ def evaluator_and_plans(memory_mb: int = 64) -> tuple[SampledEvaluator, dict[str
     model, inputs, targets = make_case("lenet", 200)
     score = Accuracy(inputs, targets)
     plans = {"3": torch.rand(7, 6, 4, 3, 3, generator=torch.Generator().manual_seed(1)) < 0.8}
-    evaluator = make_evaluator(model, score, ["3"], batch_memory_mb=memory_mb)
+    evaluator = make_evaluator(model, score, ["3"], memory_mb=memory_mb)
     assert isinstance(evaluator, SampledEvaluator)
     return evaluator, plans, ReferenceEvaluator(model, score)(plans).score
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Plans, Scores, weight_of
-from evoprune.evaluate.cache import SharedCache
-from evoprune.evaluate.memory import bytes_of, is_out_of_memory, reuse_freed_memory
-from evoprune.evaluate.reference import check_plans
-from evoprune.evaluate.runners import Runner, candidate_weights
-from evoprune.scoring import DataScore, evaluating
+from evoprune.evaluation.cache import SharedCache
+from evoprune.evaluation.memory import bytes_of, is_out_of_memory, reuse_freed_memory
+from evoprune.evaluation.reference import check_plans
+from evoprune.evaluation.runners import BatchRunner, candidate_weights
+from evoprune.scoring import DataScore, device_of, evaluating
 
 __all__ = ["Needs", "SampledEvaluator"]
 
@@ -71,17 +71,16 @@ class SampledEvaluator:
         model: nn.Module,
         score: DataScore,
         layers: Sequence[str],
-        runner: Runner,
+        runner: BatchRunner,
         needs: Needs,
         *,
-        memory_mb: int = 1024,
-        keep_shared: bool = True,
-        racing: bool = True,
-        together: bool = True,
-        device: torch.device | str = "cpu",
+        memory_mb: int,
+        keep_shared: bool,
+        racing: bool,
+        together: bool,
     ) -> None:
         self.model, self.score, self.layers, self.runner = model, score, list(layers), runner
-        self.device = torch.device(device)
+        self.device = device_of(model)
         self.racing, self.together = racing, together
         self.memory = memory_mb << 20
         if self.device.type == "cpu":

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Plans, weight_of
-from evoprune.evaluate.kernels import Weights, call_with
+from evoprune.evaluation.kernels import Weights, call_with
 
-__all__ = ["OneByOne", "Runner", "Shared", "candidate_weights"]
+__all__ = ["BatchRunner", "OneByOne", "Shared", "candidate_weights"]
 
 Shared = list[Any]
 """What candidates have in common on one batch."""
 
 
-class Runner(Protocol):
+class BatchRunner(Protocol):
     """Outputs of P candidates on one batch of samples.
 
     Attributes:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, prunable_layers
-from evoprune.evaluate import WAYS, ReferenceEvaluator, SampledEvaluator, make_evaluator
-from evoprune.evaluate.graph_runner import GraphRunner
+from evoprune.evaluation import WAYS, ReferenceEvaluator, SampledEvaluator, make_evaluator
+from evoprune.evaluation.graph_runner import GraphRunner
 from evoprune.scoring import Accuracy, DataScore, Fidelity, NegativeLoss
 
 from .conftest import BatchStatistics, make_case
@@ -30,10 +30,10 @@ def random_plans(model: nn.Module, names: list[str], candidates: int = 5, keep: 
     return plans
 
 
-@pytest.mark.parametrize("methods", METHODS, ids="+".join)
+@pytest.mark.parametrize("ways", METHODS, ids="+".join)
 @pytest.mark.parametrize("score_class", [Accuracy, NegativeLoss, Fidelity])
 def test_scores_are_the_references(
-    case: tuple[nn.Module, Tensor, Tensor], score_class: type[DataScore], methods: tuple[str, ...]
+    case: tuple[nn.Module, Tensor, Tensor], score_class: type[DataScore], ways: tuple[str, ...]
 ) -> None:
     model, inputs, targets = case
     names = [layer.name for layer in prunable_layers(model)]
@@ -43,7 +43,7 @@ def test_scores_are_the_references(
     for layers in ([names[0]], [names[-1]], names):
         plans = random_plans(model, layers)
         wanted = reference(plans)
-        evaluator = make_evaluator(model, score, layers, methods=methods)
+        evaluator = make_evaluator(model, score, layers, ways=ways)
         for _ in range(2):  # the second time from kept values
             found = evaluator(plans)
             if score_class is Accuracy:
@@ -70,7 +70,7 @@ def test_racing_never_changes_who_reaches_the_floor(floor: float, seed: int, sco
     score = score_class(inputs, targets)
     rng = torch.Generator().manual_seed(seed)
     plans = {"0": torch.rand(8, 4, 1, 3, 3, generator=rng) < 0.8, "9": torch.rand(8, 4, 16, generator=rng) < 0.8}
-    full = make_evaluator(model, score, list(plans), methods=("prefix", "batched"))(plans)
+    full = make_evaluator(model, score, list(plans), ways=("prefix", "batched"))(plans)
     if score_class is NegativeLoss:
         floor = -3 * floor
     raced = make_evaluator(model, score, list(plans))(plans, floor)
@@ -97,15 +97,15 @@ def test_everything_stops_below_an_unreachable_floor() -> None:
     assert (scores.score < 2).all()
 
 
-@pytest.mark.parametrize("methods", [(), ("prefix", "batched", "racing"), ("racing",)])
-def test_the_model_is_left_as_found(case: tuple[nn.Module, Tensor, Tensor], methods: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("ways", [(), ("prefix", "batched", "racing"), ("racing",)])
+def test_the_model_is_left_as_found(case: tuple[nn.Module, Tensor, Tensor], ways: tuple[str, ...]) -> None:
     model, inputs, targets = case
     list(model.modules())[-1].eval()
     before = copy.deepcopy(model.state_dict())
     modes, random = [m.training for m in model.modules()], torch.random.get_rng_state()
     kept_inputs = inputs.clone()
     names = [layer.name for layer in prunable_layers(model)]
-    make_evaluator(model, Accuracy(inputs, targets), names, methods=methods)(random_plans(model, names))
+    make_evaluator(model, Accuracy(inputs, targets), names, ways=ways)(random_plans(model, names))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), random)
@@ -205,10 +205,10 @@ def test_weights_come_back_when_a_score_raises() -> None:
         ({"nine": torch.ones(2, 4, 16, dtype=torch.bool)}, "no layer 'nine'"),
     ],
 )
-@pytest.mark.parametrize("methods", [(), ("batched",)])
-def test_plans_that_do_not_fit(plans: dict[str, Tensor], message: str, methods: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("ways", [(), ("batched",)])
+def test_plans_that_do_not_fit(plans: dict[str, Tensor], message: str, ways: tuple[str, ...]) -> None:
     model, inputs, targets = make_case("lenet")
-    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"], methods=methods)
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"], ways=ways)
     with pytest.raises(EvopruneError, match=message):
         evaluator(plans)
 
@@ -231,9 +231,9 @@ def test_settings_are_checked() -> None:
     model, inputs, targets = make_case("lenet")
     score = Accuracy(inputs, targets)
     with pytest.raises(EvopruneError, match="unknown scoring method 'fast'"):
-        make_evaluator(model, score, ["9"], methods=["fast"])
-    with pytest.raises(EvopruneError, match="batch_memory_mb"):
-        make_evaluator(model, score, ["9"], batch_memory_mb=0)
+        make_evaluator(model, score, ["9"], ways=["fast"])
+    with pytest.raises(EvopruneError, match="memory_mb"):
+        make_evaluator(model, score, ["9"], memory_mb=0)
     with pytest.raises(EvopruneError, match="class 3"):
         make_evaluator(nn.Linear(8, 3), Accuracy(torch.randn(4, 8), torch.tensor([0, 1, 2, 3])), [""])
 

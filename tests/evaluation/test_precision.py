@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import prunable_layers
-from evoprune.evaluate import SampledEvaluator, make_evaluator, precision
+from evoprune.evaluation import SampledEvaluator, make_evaluator, precision
 from evoprune.scoring import Accuracy, NegativeLoss
 
 from .conftest import Branching, make_case

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from evoprune.core import generator, weight_of
-from evoprune.evaluate.sampled import SampledEvaluator
+from evoprune.evaluation.sampled import SampledEvaluator
 
 __all__ = ["bfloat16_suits"]
 

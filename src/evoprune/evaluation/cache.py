@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from evoprune.evaluate.memory import bytes_of
+from evoprune.evaluation.memory import bytes_of
 
 __all__ = ["SharedCache"]
 

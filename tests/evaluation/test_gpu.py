@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evoprune.core import prunable_layers
-from evoprune.evaluate import ReferenceEvaluator, SampledEvaluator, make_evaluator
+from evoprune.evaluation import ReferenceEvaluator, SampledEvaluator, make_evaluator
 from evoprune.scoring import Accuracy
 
 from .conftest import make_case
@@ -22,7 +22,7 @@ def test_scores_on_a_gpu_are_the_references(name: str) -> None:
     wanted = ReferenceEvaluator(model, Accuracy(inputs, targets))(plans)
     model = model.cuda()
     score = Accuracy(inputs.cuda(), targets.cuda())
-    evaluator = make_evaluator(model, score, [layer.name for layer in layers], device="cuda")
+    evaluator = make_evaluator(model, score, [layer.name for layer in layers])
     assert isinstance(evaluator, SampledEvaluator)
     found = evaluator({name: masks.cuda() for name, masks in plans.items()})
     torch.testing.assert_close(found.score, wanted.score, rtol=0, atol=1 / len(targets))

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node, Tracer
 
-from evoprune.core import weight_of
+from evoprune.core import said, weight_of
 from evoprune.scoring import eval_mode
 
-__all__ = ["Split", "UnsplittableError", "has_varied_weight", "split_model"]
+__all__ = ["SplitGraph", "UnsplittableError", "has_varied_weight", "split_model"]
 
 
 class UnsplittableError(Exception):
@@ -26,7 +26,7 @@ class UnsplittableError(Exception):
 
 
 @dataclass
-class Split:
+class SplitGraph:
     """The operations of a model, in order, sorted into shared and varied.
 
     Attributes:
@@ -74,7 +74,7 @@ class _Tracer(Tracer):
         return id(weight) in self.varied or super().is_leaf_module(m, module_qualified_name)
 
 
-def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
+def split_model(model: nn.Module, layers: Iterable[str]) -> SplitGraph:
     """Trace `model` and split it at the weights of `layers`.
 
     Raises:
@@ -82,7 +82,7 @@ def split_model(model: nn.Module, layers: Iterable[str]) -> Split:
     """
     weights = {id(weight_of(model, name)) for name in layers}
     graph, constants = _trace(model, weights)
-    split = Split(model, [], [], output=next(iter(graph.nodes)), constants=constants)
+    split = SplitGraph(model, [], [], output=next(iter(graph.nodes)), constants=constants)
     varied: set[Node] = set()
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in graph.nodes:
@@ -116,7 +116,7 @@ def _trace(root: nn.Module, varied: set[int]) -> tuple[Graph, dict[str, object]]
         with eval_mode(root):
             graph = _Tracer(varied).trace(root, concrete_args=defaults or None)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
-        raise UnsplittableError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+        raise UnsplittableError(said(error)) from error
     finally:
         constants = {name: vars(root).pop(name) for name in set(vars(root)) - before}
     return graph, constants

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evoprune import EvopruneError
 from evoprune.core import prunable_layers
-from evoprune.evaluate import Costs, measure_costs
+from evoprune.evaluation import Costs, measure_costs
 
 
 def net() -> nn.Sequential:

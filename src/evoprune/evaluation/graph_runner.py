@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from evoprune.evaluate.first_conv import FirstConv
-from evoprune.evaluate.fusion import activation_of, first_conv, folded_norm, is_owned, pool_of
-from evoprune.evaluate.graph import Split, UnsplittableError, has_varied_weight
-from evoprune.evaluate.kernels import Weights, average_pool, call_layer, tanh_, tanh_average_pool
-from evoprune.evaluate.runners import Shared
+from evoprune.evaluation.first_conv import FirstConv
+from evoprune.evaluation.fusion import activation_of, first_conv, folded_norm, is_owned, pool_of
+from evoprune.evaluation.graph import SplitGraph, UnsplittableError, has_varied_weight
+from evoprune.evaluation.kernels import Weights, average_pool, call_layer, tanh_, tanh_average_pool
+from evoprune.evaluation.runners import Shared
 from evoprune.scoring import device_of
 
 __all__ = ["GraphRunner"]
@@ -55,7 +55,7 @@ class GraphRunner:
         peak_numel: numbers in the largest value of the last run.
     """
 
-    def __init__(self, split: Split, weights: set[int]) -> None:
+    def __init__(self, split: SplitGraph, weights: set[int]) -> None:
         self.split, self.weight_ids = split, weights
         self.root = split.root
         self.varied = set(split.varied)
@@ -136,11 +136,11 @@ class GraphRunner:
         return [node], lambda run: self._as_it_is(node, run)
 
     def _first(self, node: Node, conv: FirstConv) -> Callable[[Pass], Any]:
-        def run(run: Pass) -> Tensor:
+        def call(run: Pass) -> Tensor:
             self.peak_numel = max(self.peak_numel, conv.numel(run.candidates, run.patches[node]))
             return conv(run.weights[id(conv.module.weight)], run.patches[node])
 
-        return run
+        return call
 
     def _folded(self, node: Node) -> tuple[list[Node], Callable[[Pass], Any]] | None:
         """A convolution with its batch norm."""
@@ -152,7 +152,7 @@ class GraphRunner:
         varied_input, own = source in self.varied, id(conv.weight) in self.weight_ids
         fixed = None if own else norm.filters(conv.weight.detach())
 
-        def run(run: Pass) -> Tensor:
+        def call(run: Pass) -> Tensor:
             given = run.values[source]
             if fixed is not None:
                 result: Tensor = conv._conv_forward(given, fixed, norm.bias)
@@ -162,7 +162,7 @@ class GraphRunner:
             each = [conv._conv_forward(x, w, norm.bias) for x, w in zip(parts, filters, strict=True)]
             return each[0] if run.candidates == 1 else torch.cat(each)
 
-        return [node, reader], run
+        return [node, reader], call
 
     def _quick(self, node: Node, source: Node) -> tuple[list[Node], Callable[[Pass], Any]] | None:
         """Activations in place, and pooling, where that is faster than torch's own kernels."""

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evoprune.core import Evaluator, EvopruneError, said, weight_of
-from evoprune.evaluate.graph import UnsplittableError, split_model
-from evoprune.evaluate.graph_runner import GraphRunner
-from evoprune.evaluate.memory import bytes_of
-from evoprune.evaluate.precision import bfloat16_suits
-from evoprune.evaluate.reference import ReferenceEvaluator, masked
-from evoprune.evaluate.runners import OneByOne, Runner, candidate_weights
-from evoprune.evaluate.sampled import Needs, SampledEvaluator
-from evoprune.scoring import DataScore, as_score, evaluating
+from evoprune.evaluation.graph import UnsplittableError, split_model
+from evoprune.evaluation.graph_runner import GraphRunner
+from evoprune.evaluation.memory import bytes_of
+from evoprune.evaluation.precision import bfloat16_suits
+from evoprune.evaluation.reference import ReferenceEvaluator, masked
+from evoprune.evaluation.runners import BatchRunner, OneByOne, candidate_weights
+from evoprune.evaluation.sampled import Needs, SampledEvaluator
+from evoprune.scoring import DataScore, as_score, device_of, evaluating
 
 __all__ = ["WAYS", "Way", "make_evaluator"]
 
@@ -34,9 +34,8 @@ def make_evaluator(
     score: Callable[[nn.Module], Any],
     layers: Sequence[str],
     *,
-    device: torch.device | str = "cpu",
-    batch_memory_mb: int = 1024,
-    methods: Sequence[str] = WAYS,
+    memory_mb: int = 1024,
+    ways: Sequence[str] = WAYS,
 ) -> Evaluator:
     """The fastest evaluator that fits model and score.
 
@@ -44,9 +43,8 @@ def make_evaluator(
         model: holds the dense values of its weights; they must not change while the evaluator is in use.
         score: model -> float, or a score built from data.
         layers: the layers that plans will name.
-        device: where the model is.
-        batch_memory_mb: limit for kept activations, candidates' weights and the values of a batch.
-        methods: ways to be faster, any of `WAYS`. Without any, or for a score that is the user's own
+        memory_mb: limit for kept activations, candidates' weights and the values of a batch.
+        ways: ways to be faster, any of `WAYS`. Without any, or for a score that is the user's own
             function, the reference is used:
             prefix: values before the first changed layer are computed once and kept;
             batched: many candidates run as one batch;
@@ -57,33 +55,33 @@ def make_evaluator(
     Raises:
         EvopruneError: an unknown method or layer, or a score that does not fit the model.
     """
-    unknown = set(methods) - set(WAYS)
+    unknown = set(ways) - set(WAYS)
     if unknown:
         raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
-    if batch_memory_mb < 1:
-        raise EvopruneError(f"batch_memory_mb is {batch_memory_mb}; expected 1 or more")
+    if memory_mb < 1:
+        raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     score = as_score(score)
     weights = {id(weight_of(model, name)) for name in layers}
-    if not isinstance(score, DataScore) or not methods or not layers:
+    if not isinstance(score, DataScore) or not ways or not layers:
         return ReferenceEvaluator(model, score)
     if isinstance(model, nn.DataParallel):
         model = model.module
     score.bind(model)
-    if _mixes_samples(model, score, torch.device(device)):
+    if _mixes_samples(model, score):
         log.warning(
             "candidates are scored one by one, which is slower: the model's output for a sample depends on the others"
             " of its batch"
         )
         return ReferenceEvaluator(model, score)
-    place, reasons = torch.device(device), list[UnsplittableError]()
-    makers: list[Callable[[], Runner]] = []
-    if {"prefix", "batched"} & set(methods):
+    reasons: list[UnsplittableError] = []
+    makers: list[Callable[[], BatchRunner]] = []
+    if {"prefix", "batched"} & set(ways):
         makers.append(lambda: GraphRunner(split_model(model, layers), weights))
     makers.append(lambda: OneByOne(model))
     for make in makers:
         try:
             runner = make()
-            needs = _check(model, score, layers, runner, place)
+            needs = _check(model, score, layers, runner)
             break
         except UnsplittableError as error:
             reasons.append(error)
@@ -92,10 +90,10 @@ def make_evaluator(
     if len(reasons) == len(makers):
         return ReferenceEvaluator(model, score)
     evaluator = SampledEvaluator(
-        model, score, layers, runner, needs, memory_mb=batch_memory_mb, device=device,
-        keep_shared="prefix" in methods, racing="racing" in methods, together="batched" in methods,
+        model, score, layers, runner, needs, memory_mb=memory_mb,
+        keep_shared="prefix" in ways, racing="racing" in ways, together="batched" in ways,
     )  # fmt: skip
-    if "precision" in methods and bfloat16_suits(evaluator, model, layers):
+    if "precision" in ways and bfloat16_suits(evaluator, model, layers):
         evaluator.dtype = torch.bfloat16
     return evaluator
 
@@ -105,12 +103,12 @@ def _some_inputs(score: DataScore) -> Tensor:
     return score.inputs[:: max(1, score.samples // CHECKED_SAMPLES)][:CHECKED_SAMPLES]
 
 
-def _mixes_samples(model: nn.Module, score: DataScore, device: torch.device) -> bool:
+def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
     """Whether one sample less in a batch changes the outputs of the others.
 
     Where they are random, or of low precision, that cannot be told; `_check` is left to see whether they agree.
     """
-    inputs = _some_inputs(score).to(device)
+    inputs = _some_inputs(score).to(device_of(model))
     fewer = len(inputs) - 1
     if fewer < 2:
         return False
@@ -126,7 +124,7 @@ def _mixes_samples(model: nn.Module, score: DataScore, device: torch.device) -> 
     return tells and not torch.allclose(whole[:fewer], part, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: Runner, device: torch.device) -> Needs:
+def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: BatchRunner) -> Needs:
     """Compare two candidates, one of them dense, with the model itself on a few samples.
 
     Raises:
@@ -137,7 +135,7 @@ def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: Ru
     for name in layers:
         shape = weight_of(model, name).shape
         masks[name] = torch.stack([torch.ones(shape, dtype=torch.bool), torch.rand(shape, generator=rng) < 0.7])
-    inputs = _some_inputs(score).to(device)
+    inputs = _some_inputs(score).to(device_of(model))
     with evaluating(model):
         wanted = []
         for candidate in (0, 1):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evoprune.evaluate import moments
-from evoprune.evaluate.moments import layer_moments
+from evoprune.evaluation import moments
+from evoprune.evaluation.moments import layer_moments
 
 
 def net() -> nn.Sequential:

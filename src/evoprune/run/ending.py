@@ -17,6 +17,7 @@ from evoprune.run.result import (
 )
 from evoprune.run.runner import Runner
 from evoprune.run.task import Task
+from evoprune.scoring import device_of
 from evoprune.storage import finite
 
 __all__ = ["finish", "side", "status_after_finetuning"]
@@ -57,7 +58,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "preset": settings.preset,
         "guidance": settings.guidance,
         "seed": settings.seed,
-        "device": runner.device.type,
+        "device": device_of(task.model).type,
         "versions": versions(),
         "dense": {key: dense_side[key] for key in ("val_score", "test_score", "weights", "file_bytes")},
         "pruned": side(task, task.model, masks, val_score),

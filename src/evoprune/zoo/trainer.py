@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from evoprune.core import generator
-from evoprune.scoring import Accuracy
+from evoprune.scoring import Accuracy, device_of
 from evoprune.training import Recipe, TensorSource, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
-from evoprune.zoo.train_state import Epoch, load_state, save_state, settings_of
+from evoprune.zoo.train_state import EpochResult, load_state, save_state, settings_of
 
-__all__ = ["accuracy", "train"]
+__all__ = ["measured_accuracy", "train"]
 
 
 def train(
@@ -29,9 +29,8 @@ def train(
     seed: int,
     out: str | Path,
     *,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[float], None] | None = None,
-    device: str | torch.device = "cpu",
     restart: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -42,14 +41,14 @@ def train(
     of the last epoch are saved, whatever the validation accuracy did; the test split is read once, after it.
 
     Args:
-        model: a classifier, (B, C, H, W) to (B, classes) logits; its weights now are the start.
+        model: a classifier, (B, C, H, W) to (B, classes) logits; its weights now are the start, and it is trained on
+            the device that it is on.
         data: its splits; validation is watched, never trained on.
         recipe: the settings.
         seed: for the order of the samples, augmentation and dropout.
         out: the safetensors file to write.
         on_epoch: called after every epoch with epoch, train_loss, val_accuracy, seconds (of all epochs).
         on_step: called after every step with the number of epochs that are done, as in `train_epoch`.
-        device: where to train; the model is left there.
         restart: start over even where `<out>.part` could be continued.
         metadata: more entries for the file's metadata.
 
@@ -61,25 +60,24 @@ def train(
             is damaged or of other settings, or a file cannot be written.
     """
     part = Path(f"{out}.part")
-    model.to(device)
     check_data_fits(model, data)
     if recipe.first_size:
         check_size_fits(model, data.train.inputs, recipe.first_size)
     settings = settings_of(model, data, recipe, seed)
     optimizer = recipe.make_optimizer(model)
     set_memory_format(model, torch.channels_last)
-    history: list[Epoch] = []
+    history: list[EpochResult] = []
     if part.exists() and not restart:
         history = load_state(part, model, optimizer, settings)
     source = TensorSource(
         data.train.inputs, data.train.targets, recipe.batch_size,
-        shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=data.black, device=device,
+        shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=data.black, device=device_of(model),
     )  # fmt: skip
     mode = model.training
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
         loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=on_step)
-        val_accuracy = accuracy(model, data.val)
+        val_accuracy = measured_accuracy(model, data.val)
         before = history[-1]["seconds"] if history else 0.0
         seconds = before + time.perf_counter() - start
         history.append({"epoch": epoch + 1, "train_loss": loss, "val_accuracy": val_accuracy, "seconds": seconds})
@@ -90,7 +88,7 @@ def train(
     result = {
         "epochs": recipe.epochs,
         **{key: history[-1][key] for key in ("seconds", "train_loss", "val_accuracy")},
-        "test_accuracy": accuracy(model, data.test),
+        "test_accuracy": measured_accuracy(model, data.test),
     }
     described = {
         "data": data.name,
@@ -105,6 +103,6 @@ def train(
     return {**result, "history": history}
 
 
-def accuracy(model: nn.Module, split: Split) -> float:
+def measured_accuracy(model: nn.Module, split: Split) -> float:
     """Share of `split` whose largest logit is the target's, in float32; the model's mode is left as found."""
     return Accuracy(split.inputs, split.targets)(model)

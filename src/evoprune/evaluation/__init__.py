@@ -1,0 +1,18 @@
+"""Plans to scores: the reference, one candidate at a time, and ways that give its scores faster."""
+
+from evoprune.evaluation.choose import WAYS, Way, make_evaluator
+from evoprune.evaluation.costs import Costs, measure_costs
+from evoprune.evaluation.memory import reuse_freed_memory
+from evoprune.evaluation.reference import ReferenceEvaluator
+from evoprune.evaluation.sampled import SampledEvaluator
+
+__all__ = [
+    "WAYS",
+    "Costs",
+    "ReferenceEvaluator",
+    "SampledEvaluator",
+    "Way",
+    "make_evaluator",
+    "measure_costs",
+    "reuse_freed_memory",
+]
