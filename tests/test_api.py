@@ -870,3 +870,36 @@ def test_what_would_have_no_effect_is_refused(
     with pytest.raises(EvopruneError, match=words):
         quick(net(), sparsity=0.5, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_default_device_other_than_the_cpu_is_refused() -> None:
+    net, score = model(), evoprune.accuracy(data())
+    with torch.device("meta"), pytest.raises(EvopruneError, match=r"default device is meta.*set_default_device"):
+        quick(net, score, None)
+
+
+def test_cudnn_is_made_repeatable_for_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, seen = torch.backends.cudnn, set()
+
+    def score(_: nn.Module) -> float:
+        seen.add((cudnn.deterministic, cudnn.benchmark))
+        return 1.0
+
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    quick(model(), score)
+    assert seen == {(True, False)}
+    assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
+
+
+def test_a_run_begun_on_another_kind_of_device_does_not_go_on(tmp_path: Path) -> None:
+    def stop(_: dict[str, Any]) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(model(), out=tmp_path / "run", listener=stop)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["device"] == "auto"
+    assert config["device_used"] == "cpu"
+    (tmp_path / "run/config.json").write_text(json.dumps(config | {"device_used": "cuda"}))
+    with pytest.raises(EvopruneError, match="the run began on cuda, and would go on on cpu"):
+        evoprune.resume(tmp_path / "run", model(), evoprune.accuracy(data()), train=data())

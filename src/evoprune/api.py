@@ -48,7 +48,7 @@ from evoprune.tasks import (
     named_task,
     read_weights,
 )
-from evoprune.training import TensorSource
+from evoprune.training import TensorSource, repeatable
 from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
@@ -59,7 +59,7 @@ FINETUNE_STREAM = 0xF17E
 """Place of a later fine-tuning's random stream beside those of the stages."""
 RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
 """What `evaluate` measures and compares; the file of a shipped network says it of itself."""
-NAMED_ONLY = {"checkpoint", "data", "data_digest", "directory", "has_train", "has_test"}
+NAMED_ONLY = {"checkpoint", "data", "data_digest", "device_used", "directory", "has_train", "has_test"}
 """Settings that `prune` does not take: it is given objects."""
 ONLY_TUNING = (
     "batch_size", "cutout", "distill", "final_epochs", "finetune_epochs", "first_size", "flip", "label_smoothing",
@@ -196,6 +196,12 @@ def resume(
             task = given_task(model, as_score(score), train, test, settings)
             if dense is not None:
                 load_weights(task.model, dense, folder.dense)
+        device = device_of(task.model).type
+        if settings.device_used not in (None, device):
+            raise EvopruneError(
+                f"the run began on {settings.device_used}, and would go on on {device} with other bits; resume it where"
+                " there is the same kind of device, a given model on it"
+            )
         dense_val_score = 0.0 if resumed else float(task.val_score(task.model))
         return as_given(_carry_out(task, settings, folder, dense_val_score, listener, resumed))
 
@@ -360,6 +366,7 @@ def _check_given(settings: Settings, train: Any, test: Any) -> None:
 def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers)
+    settings = settings.model_copy(update={"device_used": device_of(task.model).type})
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
@@ -389,7 +396,7 @@ def _carry_out(
     for score in (task.val_score, task.test_score):
         if isinstance(score, DataScore):
             score.bind(task.model)
-    dense = copied(task.model)
+    dense = copied(task.model).cpu()  # scored at the end alone
     if folder is not None and not folder.dense.exists():
         save_tensors(dense.state_dict(), folder.dense)
     runner = Runner(task, settings, folder, dense_val_score, listener, resumed)
@@ -417,11 +424,19 @@ def _surroundings(settings: Settings) -> Iterator[None]:
 
     The order of floating-point sums follows the number of threads, so it is a setting of the run. The global random
     state is left as found, and training needs gradients wherever it is called from.
+
+    Raises:
+        EvopruneError: torch makes new tensors elsewhere than on the CPU, where random numbers are drawn.
     """
+    if (place := torch.get_default_device()).type != "cpu":
+        raise EvopruneError(
+            f"torch's default device is {place}, and evoprune draws its random numbers on the CPU; call"
+            " torch.set_default_device('cpu') before, and move the model with model.to(...)"
+        )
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        with repeatable(), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_num_threads(before)
@@ -442,7 +457,8 @@ def _like(model: nn.Module) -> Callable[[Result], Result]:
         for module, training in zip(result.model.modules(), modes, strict=True):
             module.training = training
         for parameter, gradient, channels_last in zip(result.model.parameters(), gradients, last, strict=True):
-            parameter.grad = gradient if result.model is model else None
+            moved = None if gradient is None else gradient.to(parameter.device)  # the run may have taken it elsewhere
+            parameter.grad = moved if result.model is model else None
             if channels_last:
                 parameter.data = parameter.data.contiguous(memory_format=layout)
         return result

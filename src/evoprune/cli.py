@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from evoprune import api
-from evoprune.core import EvopruneError, prunable_layers
+from evoprune.core import EvopruneError, prunable_layers, said
 from evoprune.evaluation import WAYS
 from evoprune.progress import ProgressView
 from evoprune.report import layer_table, summary_lines, write_report
@@ -426,6 +427,10 @@ def _guard(call: Callable[[], None], debug: bool, go_on: Callable[[], str] = lam
         if debug:
             raise
         _fail(str(error))
+    except torch.OutOfMemoryError as error:
+        if debug:
+            raise
+        _fail(f"the GPU has too little memory ({said(error)}); use a smaller --batch-size, or --device cpu; {go_on()}")
     except KeyboardInterrupt:
         print(f"evoprune: interrupted; {go_on()}", file=sys.stderr)
         raise SystemExit(130) from None

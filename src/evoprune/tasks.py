@@ -60,7 +60,7 @@ def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, t
     if source is not None:
         samples = first_samples(source, SAMPLES)
     elif isinstance(score, DataScore):
-        samples = (score.inputs[:SAMPLES].to(device), score.targets[:SAMPLES].to(device))
+        samples = (score.inputs[:SAMPLES].cpu(), score.targets[:SAMPLES].cpu())
     layers = prunable_layers(model, settings.include_norm)
     if settings.augmentation and source is not None:
         if not isinstance(source, TensorSource):
@@ -220,6 +220,8 @@ def copied(model: nn.Module) -> nn.Module:
     """
     try:
         return copy.deepcopy(model)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # of torch, for a parameter that is computed from others
         raise EvopruneError(
             f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
@@ -272,11 +274,12 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
             " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or leave `train` out"
         )
     tried = copied(model).train(epochs > 0)  # auxiliary outputs, say, show only in train mode
+    device = device_of(model)
     try:
-        with torch.random.fork_rng(devices=[samples[0].device] if samples[0].is_cuda else []):
-            outputs = tried(samples[0][:2].clone())
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            outputs = tried(samples[0][:2].to(device, copy=True))
         if has_loss:  # on the CPU, since a label out of range would leave a GPU unusable
-            loss = F.cross_entropy(outputs.float().cpu(), samples[1][:2].cpu())
+            loss = F.cross_entropy(outputs.float().cpu(), samples[1][:2])
             if epochs:
                 loss.backward()
                 if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):

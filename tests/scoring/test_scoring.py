@@ -1,5 +1,8 @@
 """Scores: what they are, and what they say about data and functions that cannot be used."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,6 +82,35 @@ def test_scoring_changes_no_flag_of_cudnn_but_tf32(monkeypatch: pytest.MonkeyPat
         model(torch.zeros(1))
     assert seen == [(True, True, True, False)]
     assert flags() == (True, True, True, True)
+
+
+TF32_SWITCHES = """
+import torch
+from torch import nn
+from evoprune.scoring import evaluating
+
+backends = torch.backends
+places = backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
+{}
+before = [place.fp32_precision for place in places]
+with evaluating(nn.Linear(2, 2)):
+    assert "tf32" not in [place.fp32_precision for place in places]
+assert [place.fp32_precision for place in places] == before, before
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="a version of torch before these switches")
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "", "backends.fp32_precision = 'ieee'", "backends.fp32_precision = 'tf32'",
+        "backends.cudnn.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'",
+        "torch.set_float32_matmul_precision('high')", "backends.cuda.matmul.allow_tf32 = True",
+    ],
+)  # fmt: skip
+def test_scores_are_of_full_float32_whichever_switch_of_torch_is_set(switch: str) -> None:
+    """Each in a process of its own: torch does not let one be taken back entirely."""
+    subprocess.run([sys.executable, "-c", TF32_SWITCHES.format(switch)], check=True)
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 5))

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["bytes_of", "is_out_of_memory", "reuse_freed_memory"]
 
+SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""By the CPU's allocator and by libraries of the GPU."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -26,9 +28,9 @@ def bytes_of(values: Any) -> int:
     return sum(storages.values())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory ran out, on a GPU or from the CPU's allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in SAID)
 
 
 @cache

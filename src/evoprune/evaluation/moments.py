@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import generator
-from evoprune.scoring import evaluating, watching_inputs
+from evoprune.scoring import device_of, evaluating, watching_inputs
 
 __all__ = ["layer_moments"]
 
@@ -31,7 +31,7 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
     Args:
         model: run in eval mode and float32; its mode is left as found.
         names: the layers asked for.
-        inputs: (N, ...).
+        inputs: (N, ...), on any device.
         batch_size: samples at a time.
 
     Returns:
@@ -48,7 +48,7 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
 
     with evaluating(model), watching_inputs(model, lambda name, module: name in wanted and _supported(module), add):
         for batch in inputs.split(batch_size):
-            model(batch.clone())  # it may change them in place
+            model(batch.to(device_of(model), copy=True))  # it may change them in place
     return {name: moment.cpu() for name, moment in moments.items()}
 
 

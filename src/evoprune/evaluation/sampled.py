@@ -18,8 +18,8 @@ from evoprune.scoring import DataScore, device_of, evaluating
 
 __all__ = ["Needs", "SampledEvaluator"]
 
-BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
-"""Largest value of a block of candidates times samples; on a CPU it should stay in the caches (docs/LOG.md)."""
+CPU_BLOCK_BYTES = 16 << 20
+"""Largest value of a block of candidates times samples, so that it stays in the caches (docs/LOG.md)."""
 SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS = 64, 1024, 8
 """Samples of a chunk, and how many chunks there should at least be, so that candidates can stop early."""
 
@@ -83,12 +83,13 @@ class SampledEvaluator:
         self.device = device_of(model)
         self.racing, self.together = racing, together
         self.memory = memory_mb << 20
+        block = self.memory // 8
         if self.device.type == "cpu":
+            block = min(CPU_BLOCK_BYTES, block)
             reuse_freed_memory()
         self.cache = SharedCache(self.memory // 2 if keep_shared else 0)
         self.sample_bytes = 4 * max(1, needs.peak_numel)
         self.sample_flops = needs.flops
-        block = min(BLOCK_BYTES.get(self.device.type, 64 << 20), self.memory // 8)
         fitting = max(1, block // max(self.sample_bytes, 4 * needs.kept_numel))
         largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
         self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, score.samples))

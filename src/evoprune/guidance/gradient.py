@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import Layer, weight_of
-from evoprune.scoring import evaluating
+from evoprune.scoring import device_of, evaluating
 
 __all__ = ["gradient_effects"]
 
@@ -30,24 +30,30 @@ def gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, 
     Args:
         model: a classifier, as found afterwards; zeros for a layer that its loss does not depend on.
         layers: the layers asked for.
-        inputs: (N, ...).
+        inputs: (N, ...), on any device.
         targets: (N,) class numbers.
     """
     weights = [weight_of(model, layer.name) for layer in layers]
     frozen = [weight for weight in weights if not weight.requires_grad]
     squares = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     batches = list(zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True))
+    device, cudnn = device_of(model), torch.backends.cudnn
+    enabled = cudnn.enabled
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        cudnn.enabled = False  # its recurrent layers have gradients in train mode only
     for weight in frozen:
         weight.requires_grad_(True)
     try:
         with evaluating(model), torch.enable_grad():
             for batch, labels in batches:
-                loss = F.cross_entropy(model(batch.clone()), labels)  # it may change them in place
+                outputs = model(batch.to(device, copy=True))  # it may change them in place
+                loss = F.cross_entropy(outputs, labels.to(device))
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:
                         square.add_(gradient.float().square(), alpha=1 / len(batches))
     finally:
+        cudnn.enabled = enabled
         for weight in frozen:
             weight.requires_grad_(False)
     effects = (weight.detach().float().square() * square for weight, square in zip(weights, squares, strict=True))

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, generator
 from evoprune.evaluation import make_evaluator
-from evoprune.scoring import Fidelity, evaluating
+from evoprune.scoring import Fidelity, device_of, evaluating
 
 __all__ = ["eliminate", "learned_ranks"]
 
@@ -66,7 +66,7 @@ def learned_ranks(
     """
     inputs = inputs[:SAMPLES]
     with evaluating(model):
-        outputs = model(inputs[:2].clone())
+        outputs = model(inputs[:2].to(device_of(model), copy=True))
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         raise EvopruneError("guidance learned needs a model whose outputs are (B, C); choose another guidance")
     score = Fidelity(inputs, torch.zeros(len(inputs), dtype=torch.int64))  # it compares outputs; targets are not read

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import Layer, weight_of
-from evoprune.scoring import evaluating, watching_inputs
+from evoprune.scoring import device_of, evaluating, watching_inputs
 
 __all__ = ["input_powers", "wanda_scores"]
 
@@ -41,7 +41,7 @@ def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_s
     Args:
         model: as found afterwards.
         names: the layers asked for.
-        inputs: (N, ...).
+        inputs: (N, ...), on any device.
         batch_size: samples at a time.
 
     Returns:
@@ -58,7 +58,7 @@ def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_s
 
     with evaluating(model), watching_inputs(model, wanted, add):
         for batch in inputs.split(batch_size):
-            model(batch.clone())  # it may change them in place
+            model(batch.to(device_of(model), copy=True))  # it may change them in place
     return powers
 
 

@@ -42,12 +42,12 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
 
     Args:
         runner: after `run`.
-        dense: the model as it was before.
+        dense: the model as it was before, on any device.
     """
     task, state, settings = runner.task, runner.state, runner.settings
     masks, costs = state.accepted.masks, runner.costs
     val_score = float(task.val_score(task.model))
-    dense_side = side(task, dense, {}, state.dense_val_score)
+    dense_side = side(task, dense.to(device_of(task.model)), {}, state.dense_val_score)
     evaluated = max(1, getattr(task.val_score, "samples", 1))
     summary = {
         "model": settings.model,

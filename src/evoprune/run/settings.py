@@ -39,7 +39,8 @@ class Settings(BaseModel):
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     `directory` is where the run was started, and modules of one's own are imported from; `data_digest` tells whether
-    the data is still the same; `has_train` and `has_test` say what a run from Python was given.
+    the data is still the same, `device_used` what `auto` came to; `has_train` and `has_test` say what a run from
+    Python was given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -90,6 +91,7 @@ class Settings(BaseModel):
     scoring: list[Way] = list(WAYS)
     seed: int = Field(0, ge=0)
     device: DeviceName = "auto"
+    device_used: str | None = None
     workers: int = Field(1, ge=1)
     threads: int = Field(default_factory=torch.get_num_threads, ge=1)
     score_name: str | None = None

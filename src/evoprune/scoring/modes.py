@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,13 +40,26 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """No TF32 in cuDNN's convolutions. (`torch.backends.cudnn.flags` would set all of its other flags, too.)"""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """No TF32 on GPUs. (`torch.backends.cudnn.flags` would set all of its other flags, too.)"""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    found: list[tuple[Any, str, Any]] = []
+
+    def put(place: Any, name: str, value: object) -> None:
+        found.append((place, name, getattr(place, name)))
+        setattr(place, name, value)
+
     try:
+        for place in (cudnn, matmul):
+            with suppress(RuntimeError):  # torch will not read these where a user has set one of the newer ones
+                if place.allow_tf32:
+                    put(place, "allow_tf32", False)
+        for newer in (cudnn.conv, cudnn.rnn, matmul) if hasattr(cudnn, "conv") else ():
+            if newer.fp32_precision == "tf32":
+                put(newer, "fp32_precision", "ieee")
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for place, name, value in reversed(found):
+            setattr(place, name, value)
 
 
 def device_of(model: nn.Module) -> torch.device:

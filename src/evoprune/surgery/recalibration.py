@@ -10,7 +10,7 @@ import math
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evoprune.scoring import evaluating
+from evoprune.scoring import device_of, evaluating
 
 __all__ = ["batch_norms", "recalibrate"]
 
@@ -25,7 +25,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
 
     Args:
         model: changed in place; modes and momentum are left as found.
-        inputs: (N, ...) samples of the training data, two at least, on the model's device.
+        inputs: (N, ...) samples of the training data, two at least, on any device.
         batch_size: samples at a time at most; batches are of equal size, and count alike.
     """
     norms = batch_norms(model)
@@ -37,7 +37,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
             norm.train()
         try:
             for batch in inputs.tensor_split(math.ceil(len(inputs) / batch_size)):
-                model(batch.clone())  # it may change them in place
+                model(batch.to(device_of(model), copy=True))  # it may change them in place
         finally:
             for norm, value in zip(norms, momentum, strict=True):
                 norm.momentum = value

@@ -1,4 +1,4 @@
-"""Random numbers of someone else's data loader: seeded by us, without a trace in the global random state."""
+"""Randomness that is not ours, of data loaders and of cuDNN: made repeatable, without a trace afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["OwnRandomState", "generators_of"]
+__all__ = ["OwnRandomState", "generators_of", "repeatable"]
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """cuDNN takes ways that give the same bits again, and does not choose them by the clock; put back afterwards."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
@@ -22,7 +34,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 
 class OwnRandomState:
-    """Random states of its own for torch (on the CPU), numpy and Python.
+    """Random states of its own for torch, numpy and Python.
 
     Inside `with state.active():` they are the global ones; afterwards the global ones are as before, and the
     next `with` goes on where the last one stopped.
@@ -33,7 +45,8 @@ class OwnRandomState:
     """
 
     def __init__(self, seed: int, generators: Sequence[torch.Generator] = ()) -> None:
-        self.generators = [torch.default_generator, *generators]
+        gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+        self.generators = [torch.default_generator, *gpus, *generators]
         found = self._get()
         for generator in self.generators:
             generator.manual_seed(seed)

@@ -99,8 +99,11 @@ class Recipe:
         return optim.AdamW(groups, lr=self.learning_rate, fused=True)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """A context in which a model's passes run in `precision`."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        """A context in which a model's passes run in `precision`; in float32 on GPUs that only emulate bfloat16."""
+        wanted = self.precision == "bfloat16"
+        if device.type == "cuda":
+            wanted = wanted and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate when the share `progress` (0 to 1) of all steps is done."""

@@ -120,8 +120,7 @@ class TensorSource:
         order = torch.randperm(samples, generator=rng)
         shifts = torch.randint(2 * self.shift + 1, (2, samples), generator=rng).to(device)
         flips = (torch.rand(samples, generator=rng) < 0.5).to(device)
-        for chunk in order.tensor_split(self.steps):
-            index = chunk.to(device)
+        for index in order.to(device).tensor_split(self.steps):
             if self.shift:
                 down, right = shifts[:, index]
                 inputs = self.windows[index, :, down, right]
@@ -188,7 +187,9 @@ class LoaderSource:
                     "the training data gives samples one by one; give batches, such as a DataLoader with a batch_size"
                 )
             # A model may change its inputs in place, and a list of batches is iterated again.
-            yield Batch(inputs.to(self.device, copy=True), targets.to(self.device))
+            to = torch.device(self.device)
+            at_once = to.type == "cuda"  # from pinned memory; the other way the values might be read too early
+            yield Batch(inputs.to(to, non_blocking=at_once, copy=True), targets.to(to, non_blocking=at_once))
 
 
 class FirstSteps:
@@ -205,15 +206,16 @@ class FirstSteps:
 def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
     """Some `count` samples of the training data, always the same ones: (count, ...) inputs and (count,) targets.
 
-    Where batches are padded to different lengths, those like the first.
+    They are on the CPU: a GPU may have no room for so many large images at once. Where batches are padded to different
+    lengths, those like the first.
     """
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch_inputs, batch_targets, _ in source.batches(torch.Generator().manual_seed(0)):
         if inputs and batch_inputs.shape[1:] != inputs[0].shape[1:]:
             continue
-        inputs.append(batch_inputs)
-        targets.append(batch_targets)
+        inputs.append(batch_inputs.cpu())
+        targets.append(batch_targets.cpu())
         if sum(len(part) for part in inputs) >= count:
             break
     return torch.cat(inputs)[:count], torch.cat(targets)[:count]

@@ -127,10 +127,12 @@ def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
     """Whether the model takes (N, C, H, W) images scaled down to `first_size` pixels a side.
 
     Raises:
-        EvopruneError: it does not, or they are no images.
+        EvopruneError: it does not, or they are no square images.
     """
-    if images.dim() != 4:
-        raise EvopruneError("--first-size needs training images (N, C, H, W); leave it out")
+    if images.dim() != 4 or images.shape[2] != images.shape[3]:
+        raise EvopruneError(
+            f"--first-size needs square training images (N, C, H, W), not {tuple(images.shape[1:])}; leave it out"
+        )
     try:
         with evaluating(model):
             model(F.interpolate(images[:2].to(device_of(model)), (first_size, first_size)))

@@ -12,6 +12,7 @@ import torch
 from torch import nn, optim
 
 from evoprune.core import EvopruneError
+from evoprune.scoring import device_of
 from evoprune.storage import digest_of, read_tensors, save_tensors, shapes_of
 from evoprune.training import Recipe, optimizer_from_tensors, optimizer_to_tensors
 from evoprune.zoo.data import Data
@@ -25,13 +26,15 @@ EpochResult = dict[str, float]
 def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict[str, Any]:
     """All that a training's result depends on; only the same is continued.
 
-    That is the recipe, the seed, and digests of the training data and of the weights that training starts from.
+    That is the recipe, the seed, the kind of device, and digests of the training data and of the weights that training
+    starts from.
     """
     return {
         "recipe": asdict(recipe),
         "seed": seed,
         "data": digest_of([data.train.inputs, data.train.targets]),
         "start": _digest_model(model),
+        "device": device_of(model).type,
     }
 
 

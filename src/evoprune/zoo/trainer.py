@@ -14,7 +14,7 @@ from torch import nn
 
 from evoprune.core import generator
 from evoprune.scoring import Accuracy, device_of
-from evoprune.training import Recipe, TensorSource, set_memory_format, train_epoch
+from evoprune.training import Recipe, TensorSource, repeatable, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
 from evoprune.zoo.train_state import EpochResult, load_state, save_state, settings_of
@@ -76,7 +76,8 @@ def train(
     mode = model.training
     for epoch in range(len(history), recipe.epochs):
         start = time.perf_counter()
-        loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=on_step)
+        with repeatable():
+            loss = train_epoch(model, source, recipe, optimizer, epoch, generator(seed, epoch), after_step=on_step)
         val_accuracy = measured_accuracy(model, data.val)
         before = history[-1]["seconds"] if history else 0.0
         seconds = before + time.perf_counter() - start
