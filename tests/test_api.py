@@ -319,7 +319,7 @@ def test_a_model_that_held_the_floor_is_not_given_up_for_one_that_final_fine_tun
 
 def test_a_floor_above_the_dense_score_says_what_that_is() -> None:
     with pytest.raises(EvopruneError, match=r"floor 1\.5 is above the dense model's own validation score") as error:
-        quick(model(), floor=1.5)
+        quick(model(), margin, floor=1.5)
     assert "\n" not in str(error.value)
 
 
@@ -791,7 +791,7 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
     consistent(quick(model(), train=(inputs, targets[:, None].float()), finetune_epochs=0, final_epochs=0))
     with pytest.raises(EvopruneError, match="does not fit the model"):
         quick(model(), train=(inputs[..., :5], targets), finetune_epochs=0, final_epochs=0)
-    with pytest.raises(EvopruneError, match=r"does not fit the model: AttributeError: 'tuple'"):
+    with pytest.raises(EvopruneError, match=r"does not fit the model: TypeError: it gives a tuple"):
         quick(TwoHeaded(), listener=told.append)
     sparse = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=True), nn.Linear(4, 2))
     words = torch.randint(9, (64, 5), generator=torch.Generator().manual_seed(0))
@@ -903,3 +903,105 @@ def test_a_run_begun_on_another_kind_of_device_does_not_go_on(tmp_path: Path) ->
     (tmp_path / "run/config.json").write_text(json.dumps(config | {"device_used": "cuda"}))
     with pytest.raises(EvopruneError, match="the run began on cuda, and would go on on cpu"):
         evoprune.resume(tmp_path / "run", model(), evoprune.accuracy(data()), train=data())
+
+
+def test_a_result_is_not_saved_over_another_run(tmp_path: Path) -> None:
+    quick(model(), out=tmp_path / "a", seed=1)
+    before = (tmp_path / "a/masks.safetensors").read_bytes()
+    other = quick(model(), out=tmp_path / "b")
+    with pytest.raises(EvopruneError, match="holds another run"):
+        other.save(tmp_path / "a")
+    assert (tmp_path / "a/masks.safetensors").read_bytes() == before
+    other.save(tmp_path / "b")
+    other.save(tmp_path / "c")
+    other.save(tmp_path / "c")
+
+
+def test_of_weights_that_are_zero_already_it_is_said_so(caplog: pytest.LogCaptureFixture) -> None:
+    result = quick(quick(model(), sparsity=0.8).model, sparsity=0.5)
+    assert "of the weights are zero already" in caplog.text
+    assert any("zero already" in text for text in result.summary["warnings"])
+    assert quick(model()).summary["warnings"] == []
+
+
+def test_lost_files_of_a_result_come_back_from_the_snapshot(tmp_path: Path) -> None:
+    quick(model(), out=tmp_path)
+    given = evoprune.accuracy(data())
+    for name in ("masks.safetensors", "model.safetensors"):
+        before = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        with pytest.raises(EvopruneError, match=r"delete .*result\.json and run `evoprune resume"):
+            evoprune.resume(tmp_path, model(), given, train=data())
+        (tmp_path / "result.json").unlink()
+        evoprune.resume(tmp_path, model(), given, train=data())
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_what_a_function_as_the_score_does_without_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    quick(model(), margin, None, sparsity=0.3)
+    assert "begins with random weights" in caplog.text
+    assert "no goal was given" not in caplog.text
+    evoprune.prune(model(), margin, guidance="magnitude", **(QUICK | {"finetune_epochs": None, "final_epochs": None}))
+    assert "until the score has lost 0.0075, in its own unit" in caplog.text
+    caplog.clear()
+    evoprune.prune(model(), evoprune.accuracy(data()), train=data(), **QUICK)
+    assert not caplog.text
+
+
+def test_a_batch_size_beside_batches_is_said_to_mean_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    quick(model(), train=[data()], batch_size=7)
+    assert "batch_size means nothing" in caplog.text
+
+
+def test_a_lazy_model(tmp_path: Path) -> None:
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(EvopruneError, match=r"1\.weight has no shape yet \(a lazy layer\); run the model on one batch"):
+        quick(lazy, out=tmp_path / "run")
+    lazy(data()[0])
+    consistent(quick(lazy), layers=1)
+
+
+def test_a_run_from_python_is_fine_tuned_and_evaluated_with_its_model(tmp_path: Path) -> None:
+    score, net = evoprune.accuracy(data()), model()
+    first = quick(net, out=tmp_path, test=score)
+    with pytest.raises(EvopruneError, match="pass it, too"):
+        evoprune.finetune(tmp_path, 2, model=net, score=score, train=data())
+    with pytest.raises(EvopruneError, match="needs training data"):
+        evoprune.finetune(tmp_path, 2, model=net, score=score, test=score)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    tuned = evoprune.finetune(tmp_path, 2, model=net, score=score, train=data(), test=score)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert tuned.summary["finetune"]["epochs"] == first.summary["finetune"]["epochs"] + 2
+    assert all(torch.equal(mask, first.masks[name]) for name, mask in tuned.masks.items())
+    consistent(tuned)
+    found = evoprune.evaluate(tmp_path, model=net, score=score, test=score)
+    for name in ("sparsity", "nonzero_weights", "val_score", "test_score"):
+        assert found[name] == found["recorded"][name] == tuned.summary["pruned"][name]
+
+
+def test_a_model_that_gives_a_tuple_cannot_be_trained() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(x), x
+
+    with pytest.raises(EvopruneError, match=r"gives a tuple, and training needs logits \(N, C\)"):
+        quick(Pair(), lambda _: 1.0)
+
+
+def test_a_floor_in_percent() -> None:
+    with pytest.raises(EvopruneError, match=r"--floor 98: expected an accuracy from 0 to 1; did you mean 0\.98\?"):
+        quick(model(), floor=98)
+    with pytest.raises(EvopruneError, match=r"--floor -1: expected an accuracy from 0 to 1$"):
+        quick(model(), floor=-1)
+
+
+def test_a_device_as_torch_has_it_and_layers_that_are_none() -> None:
+    consistent(quick(model(), device=torch.device("cpu")))
+    with pytest.raises(EvopruneError, match="layers is 0; expected names"):
+        quick(model(), layers=0)
+    with pytest.raises(EvopruneError, match=r"--epochs 1\.5"):
+        evoprune.finetune("nowhere", 1.5)  # type: ignore[arg-type]

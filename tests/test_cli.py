@@ -20,6 +20,7 @@ from safetensors.torch import load, load_file, save_file
 from evoprune import api
 from evoprune.report.page import notes
 from evoprune.report.read import read_run
+from evoprune.run import later
 from evoprune.run.journal import Journal
 from evoprune.surgery import FineTuner
 from evoprune.training import train_epoch
@@ -253,7 +254,7 @@ def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("where", [(FineTuner, "epoch"), (api, "side"), (api, "save_tensors")])
+@pytest.mark.parametrize("where", [(FineTuner, "epoch"), (later, "side"), (later, "save_tensors")])
 def test_a_finetune_that_is_interrupted_changes_nothing(
     evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
@@ -418,7 +419,7 @@ def test_eval_measures_what_the_run_recorded(evoprune: Command, finished: Path) 
     found = json.loads(ran.out)
     for name in ("sparsity", "nonzero_weights", "val_score", "test_score"):
         assert found[name] == found["recorded"][name]
-    assert "measured now" in evoprune("eval", finished).out
+    assert "measured now, on digits" in " ".join(evoprune("eval", finished).out.split())
 
 
 def test_report_draws_again(evoprune: Command, copied: Path) -> None:
@@ -537,6 +538,7 @@ def test_help_and_version_of_the_installed_command() -> None:
         (("prune", "nowhere:factory"), ("nowhere",)),
         (("prune", "lenet5", "--layer", "classifier.2"), ("classifier.2", "did you mean classifier.")),
         (("prune", "lenet5", "--layer", "zzz"), ("zzz", "there are feature.0")),
+        (("prune", "lenet5", "--layer", "zzz", "--data", "nowhere"), ("unknown layer 'zzz'",)),
         (("prune", "./model.py:make"), ("model:make", "not a file")),
         (("prune", "lenet5", "--scoring", "reference,racing"), ("--scoring", "reference alone")),
         (("prune", "lenet5", "--sparsity", 95), ("--sparsity", "such as 0.95")),
@@ -588,10 +590,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_floor_above_the_dense_score_leaves_no_trace(evoprune: Command, digits: Path, copied: Path) -> None:
     before = (copied / "result.json").read_bytes()
-    arguments = ("prune", "lenet5", "--data", digits, "--floor", "1.5", "--quiet", "--out")
-    assert evoprune(*arguments, copied.parent / "new").failed("floor 1.5", "dense", "--max-drop")
+    arguments = ("prune", "lenet5", "--data", digits, "--floor", "1", "--quiet", "--out")
+    assert evoprune(*arguments, copied.parent / "new").failed("floor 1", "dense", "--max-drop")
     assert not (copied.parent / "new").exists()
-    assert evoprune(*arguments, copied, "--overwrite").failed("floor 1.5")
+    assert evoprune(*arguments, copied, "--overwrite").failed("floor 1")
     assert (copied / "result.json").read_bytes() == before
 
 

@@ -5,37 +5,46 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Masks, prunable_layers, resolve_layers, sparsity_of, weight_of
+from evoprune.core import (
+    EvopruneError,
+    Masks,
+    check_initialized,
+    prunable_layers,
+    resolve_layers,
+    sparsity_of,
+    weight_of,
+)
 from evoprune.report import write_report
 from evoprune.report.read import read_run
 from evoprune.run import (
     Folder,
-    Journal,
     Listener,
     Result,
     Runner,
     Settings,
     Task,
     costs_of,
+    finetune_later,
     finish,
+    front_of,
     make_settings,
     read_points,
     side,
-    status_after_finetuning,
 )
+from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.run.task import Score
-from evoprune.scoring import DataScore, as_score, device_of
+from evoprune.scoring import Accuracy, DataScore, as_score, device_of
 from evoprune.storage import save_tensors
-from evoprune.surgery import FineTuner, load_masks
+from evoprune.surgery import load_masks
+from evoprune.surroundings import like, surroundings
 from evoprune.tasks import (
     check_dense,
     check_guidance,
@@ -48,24 +57,23 @@ from evoprune.tasks import (
     named_task,
     read_weights,
 )
-from evoprune.training import TensorSource, repeatable
+from evoprune.training import is_pair
 from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
 
 log = logging.getLogger("evoprune")
 
-FINETUNE_STREAM = 0xF17E
-"""Place of a later fine-tuning's random stream beside those of the stages."""
 RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
 """What `evaluate` measures and compares; the file of a shipped network says it of itself."""
-NAMED_ONLY = {"checkpoint", "data", "data_digest", "device_used", "directory", "has_train", "has_test"}
+NAMED_ONLY = {"checkpoint", "data", "data_digest", "device_used", "directory", "has_train", "has_test", "warnings"}
 """Settings that `prune` does not take: it is given objects."""
 ONLY_TUNING = (
     "batch_size", "cutout", "distill", "final_epochs", "finetune_epochs", "first_size", "flip", "label_smoothing",
     "learning_rate", "optimizer", "shift", "train_precision", "weight_decay",
 )  # fmt: skip
 """Settings that mean nothing without training data."""
+GOALS = {"floor", "max_drop", "passes", "sparsity"}
 UNTUNED_GENERATIONS = 40
 """By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
 
@@ -113,6 +121,7 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    check_initialized(model)
     if named := sorted(name for name in NAMED_ONLY if settings.get(name) is not None):
         raise EvopruneError(f"{named[0]} is nothing that `prune` takes: give the model and the score themselves")
     score = as_score(score)
@@ -122,29 +131,54 @@ def prune(
         name = "own accuracy"  # in whatever unit: not a share of correct answers, as ours is
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", name)
-    if train is None and (vain := sorted(name for name in ONLY_TUNING if settings.get(name))):
-        log.warning("without `train` nothing is fine-tuned, and this means nothing: %s", ", ".join(vain))
     if train is None and settings.get("preset", "default") == "default":
         if settings.get("space") != "training":
             settings.setdefault("generations", UNTUNED_GENERATIONS)
         if settings.get("guidance") == "gradient":
             settings.setdefault("space", "allocation")  # without training nothing can tighten in it
     names = [layers] if isinstance(layers, str) else layers
+    if names is not None and not isinstance(names, Iterable):
+        raise EvopruneError(f"layers is {layers!r}; expected names of layers")
+    if isinstance(settings.get("device"), torch.device):
+        settings["device"] = settings["device"].type
     chosen = make_settings(layers=list(names) if names is not None else None, **settings)
     chosen = chosen.model_copy(update={"has_train": train is not None, "has_test": test is not None})
     if chosen.tightens and train is None:
         raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
-    as_given = _like(model)
-    with _surroundings(chosen):
+    as_given = like(model)
+    with surroundings(chosen) as warned:
+        _warn_of_defaults(score, train, settings)
         task = given_task(model if inplace else copied(model), score, train, test, chosen)
-        return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener))
+        return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener, warned))
+
+
+def _warn_of_defaults(score: Score, train: Any, given: dict[str, Any]) -> None:
+    """Tell a Python user what is not as they may think."""
+    if train is None and (vain := sorted(name for name in ONLY_TUNING if given.get(name))):
+        log.warning("without `train` nothing is fine-tuned, and this means nothing: %s", ", ".join(vain))
+    if given.get("batch_size") and not (train is None or is_pair(train)):
+        log.warning("batch_size means nothing where `train` gives batches itself")
+    if given.get("preset", "default") != "default":
+        return
+    if not isinstance(score, Accuracy) and GOALS.isdisjoint(name for name in given if given[name] is not None):
+        log.warning(
+            "no goal was given: weights go until the score has lost %g, in its own unit; give sparsity=..., floor=...,"
+            " or max_drop=..., in hundredths of that unit",
+            DEFAULT_MAX_DROP / 100,
+        )
+    if train is None and not isinstance(score, DataScore) and given.get("guidance", "none") == "none":
+        log.warning(
+            "the search begins with random weights, since it has no data to look at; pass `train`, a score built from"
+            " data such as evoprune.accuracy(loader), or guidance='magnitude'"
+        )
 
 
 def prune_named(settings: Settings, out: Path, overwrite: bool = False, listener: Listener | None = None) -> Result:
     """What `evoprune prune MODEL` does: model, checkpoint and data are given by name in the settings."""
-    with _surroundings(settings):
+    Folder(out).check_vacant(overwrite)  # before the data is loaded
+    with surroundings(settings) as warned:
         task, settings = named_task(settings)
-        return _begin(task, settings, out, overwrite, listener)
+        return _begin(task, settings, out, overwrite, listener, warned)
 
 
 def resume(
@@ -172,7 +206,7 @@ def resume(
     """
     with _opened(out) as (folder, found):
         settings = found
-        as_given = _like(model) if model is not None else lambda result: result
+        as_given = like(model) if model is not None else lambda result: result
         if model is not None and not inplace:
             model = copied(model)
         if folder.result.exists():
@@ -189,13 +223,10 @@ def resume(
                 " over with --overwrite"
             )
         dense = read_weights(folder.dense) if folder.dense.exists() else None
-        if model is None or score is None:
-            task, settings = named_task(settings, dense, folder.dense, same_data=True)
-        else:
-            _check_given(settings, train, test)
-            task = given_task(model, as_score(score), train, test, settings)
-            if dense is not None:
-                load_weights(task.model, dense, folder.dense)
+        if model is not None:
+            _check_given("train", settings.has_train, train)
+            _check_given("test", settings.has_test, test)
+        task, settings = _again(settings, dense, folder.dense, model, score, train, test, same_data=True)
         device = device_of(task.model).type
         if settings.device_used not in (None, device):
             raise EvopruneError(
@@ -212,6 +243,11 @@ def finetune(
     learning_rate: float | None = None,
     listener: Listener | None = None,
     command: str | None = None,
+    *,
+    model: nn.Module | None = None,
+    score: Score | None = None,
+    train: Any = None,
+    test: Score | None = None,
 ) -> Result:
     """Train the pruned model of a finished run further, its masks kept exactly.
 
@@ -225,86 +261,70 @@ def finetune(
         learning_rate: highest of the schedule, a cosine; that of the run by default.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
         command: what was typed, for the report.
+        model: needed, like `score`, `train` and `test`, for a run that was started from Python; it is not changed.
+        score: as given to `prune`.
+        train: as given to `prune`, or training data for a run that had none.
+        test: as given to `prune`.
     """
-    if epochs < 1:
+    if not isinstance(epochs, int) or epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
     with _opened(run) as (folder, found):
-        summary = folder.read_result()
-        task, settings = named_task(_on_this_machine(found), read_weights(folder.dense), folder.dense)
-        assert task.train is not None
-        # What is needed after the last epoch is known to be readable before the first.
-        stages = read_run(folder.path).stages
-        points = read_points(folder.path, summary, task.layers)
-        dense = copy.deepcopy(task.model).eval()
-        masks = _load_pruned(task.model, folder, settings)
-        before = read_weights(folder.model)
-        recipe = settings.recipe(epochs, "cosine", learning_rate)
-        if settings.distill and isinstance(task.train, TensorSource):
-            task.train.cache_teacher_logits(dense)
-        journal, begun = Journal.reopen(folder.journal), time.perf_counter()
-        stage = 1 + max((old.start.stage for old in stages if old.end is not None), default=-1)
-        sparsity = sparsity_of(masks, task.layers)
-
-        def tell(event: str, **content: Any) -> None:
-            seconds = round(summary["seconds"] + time.perf_counter() - begun, 3)
-            record = {"event": event, "seconds": seconds, "stage": stage, **content}
-            journal.append(record)
-            if listener is not None:
-                listener(record)
-
-        def show_step(done: float) -> None:
-            if listener is not None:
-                listener({"event": "step", "epochs_done": done, "epochs": epochs})
-
-        with journal.all_or_nothing():
-            tell(
-                "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
-                epochs=epochs, command=command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})",
-            )  # fmt: skip
-            tuner = FineTuner(task.model, masks, task.train, recipe, dense if settings.distill else None)
-            val_score = 0.0
-            for epoch in range(epochs):
-                loss = tuner.epoch(epoch, settings.seed, FINETUNE_STREAM, stage, on_step=show_step)
-                val_score = float(task.val_score(task.model))
-                tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
-            tuner.close()
-            layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
-            tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
-            seconds = round(time.perf_counter() - begun, 3)
-            summary["pruned"] = side(task, task.model, masks, val_score)
-            summary["status"] = status_after_finetuning(summary, val_score)
-            summary["finetune"]["epochs"] += epochs
-            summary["finetune"]["seconds"] += seconds
-            summary["seconds"] += seconds
-            save_tensors(before, folder.next_backup())
-            result = Result(task.model, masks, sparsity, val_score, _front(summary), summary, folder.path, points)
-            result.save_model(folder.path)  # the front is there
+        folder.read_result()
+        as_given = like(model) if model is not None else lambda result: result
+        if model is not None:
+            _check_given("test", found.has_test, test)
+            model = copied(model)
+        weights = read_weights(folder.dense)
+        task, settings = _again(_on_this_machine(found), weights, folder.dense, model, score, train, test)
+        if task.train is None:
+            raise EvopruneError("fine-tuning needs training data; pass `train`")
+        ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
+        masks = _load_pruned(copy.deepcopy(task.model), folder, settings)
+        result = finetune_later(
+            task, task.train, settings, folder, masks, 1 + max(ended, default=-1),
+            settings.recipe(epochs, "cosine", learning_rate),
+            command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})", listener,
+        )  # fmt: skip
         write_report(folder.path)
-        return result
+        return as_given(result)
 
 
-def evaluate(run: str | Path, data: str | None = None) -> dict[str, Any]:
+def evaluate(
+    run: str | Path,
+    data: str | None = None,
+    *,
+    model: nn.Module | None = None,
+    score: Score | None = None,
+    test: Score | None = None,
+) -> dict[str, Any]:
     """Score the model in a run folder again, or a shipped network, and compare with what was recorded of it.
 
     Args:
         run: a run folder, or the name of a shipped network (`evoprune.zoo.NETWORKS`).
         data: for a shipped network, as for `evoprune prune`; that of its model by default.
+        model: needed, like `score`, for a run that was started from Python; it is not changed.
+        score: as given to `prune`.
+        test: as given to `prune`.
 
     Returns:
-        model, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
+        model, data, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
     """
     if not Path(run).exists():
         model, masks, metadata = load_network(str(run))
         named = NETWORKS[str(run)]
         settings = make_settings(model=named, data=data or BUILT_IN[named].data)
         task, _ = named_task(settings, model.state_dict(), run)
-        return _measured(settings, task, masks, {key: json.loads(metadata[key]) for key in RECORDED})
+        return _measured(
+            settings, task, masks, {key: json.loads(metadata[key]) for key in RECORDED} | {"data": metadata["data"]}
+        )
     if data is not None:
         raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
     with _opened(run, lock=False) as (folder, found):
         recorded = folder.read_result()["pruned"]
-        task, settings = named_task(_on_this_machine(found), read_weights(folder.model), folder.model)
-        return _measured(settings, task, _load_pruned(task.model, folder, settings), recorded)
+        settings, weights = _on_this_machine(found), read_weights(folder.model, folder.remedy)
+        own = None if model is None else copied(model)
+        task, settings = _again(settings, weights, folder.model, own, score, None, test)
+        return _measured(settings, task, _load_pruned(task.model, folder, settings), recorded | {"data": found.data})
 
 
 def _on_this_machine(settings: Settings) -> Settings:
@@ -317,12 +337,12 @@ def _on_this_machine(settings: Settings) -> Settings:
 
 def _measured(settings: Settings, task: Task, masks: Masks, recorded: dict[str, Any]) -> dict[str, Any]:
     measured = side(task, task.model, masks, float(task.val_score(task.model)))
-    return {"model": settings.model} | measured | {"recorded": recorded}
+    return {"model": settings.model, "data": settings.data} | measured | {"recorded": recorded}
 
 
 def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:
     """The result of a run that has ended, as its folder holds it."""
-    summary, weights = folder.read_result(), read_weights(folder.model)
+    summary, weights = folder.read_result(), read_weights(folder.model, folder.remedy)
     model = named_model(settings, weights, folder.model) if model is None else model
     model.to(device_named(settings.device))
     masks = _load_pruned(model, folder, settings)
@@ -331,12 +351,7 @@ def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Re
     score = summary["pruned"]["val_score"]
     if not folder.report.exists() or folder.report.stat().st_mtime_ns < folder.result.stat().st_mtime_ns:
         write_report(folder.path)
-    return Result(model, masks, sparsity_of(masks, layers), score, _front(summary), summary, folder.path, points)
-
-
-def _front(summary: dict[str, Any]) -> list[dict[str, float]]:
-    """The front of a result.json as a `Result` has it."""
-    return [{name: point[name] for name in ("sparsity", "score")} for point in summary.get("front", [])]
+    return Result(model, masks, sparsity_of(masks, layers), score, front_of(summary), summary, folder.path, points)
 
 
 def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
@@ -345,28 +360,40 @@ def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
     Raises:
         EvopruneError: weights and masks contradict each other.
     """
-    load_weights(model, read_weights(folder.model), folder.model)
-    masks = load_masks(folder.masks, prunable_layers(model, settings.include_norm))
+    load_weights(model, read_weights(folder.model, folder.remedy), folder.model)
+    masks = load_masks(folder.masks, prunable_layers(model, settings.include_norm), folder.remedy)
     if any(bool(weight_of(model, name).cpu()[~mask].any()) for name, mask in masks.items()):
         raise EvopruneError(
-            f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged: put both files"
-            " back from a copy, or prune again with --overwrite"
+            f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged: {folder.remedy}"
         )
     return masks
 
 
-def _check_given(settings: Settings, train: Any, test: Any) -> None:
+def _check_given(name: str, had: bool | None, given: Any) -> None:
     """A run goes on with what it began with, else it would end with something else."""
-    for name, had, given in (("train", settings.has_train, train), ("test", settings.has_test, test)):
-        if had is not None and had != (given is not None):
-            began, what = ("with", "pass it to resume, too") if had else ("without", "leave it out")
-            raise EvopruneError(f"the run began {began} `{name}`; {what}")
+    if had is not None and had != (given is not None):
+        began, what = ("with", "pass it, too") if had else ("without", "leave it out")
+        raise EvopruneError(f"the run began {began} `{name}`; {what}")
 
 
-def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None) -> Result:
+def _again(
+    settings: Settings, weights: dict[str, Tensor] | None, source: Path, model: nn.Module | None, score: Score | None,
+    train: Any, test: Score | None, same_data: bool = False,
+) -> tuple[Task, Settings]:  # fmt: skip
+    """The task of a run with weights from its folder: of the names in its settings, or of what is given again."""
+    if model is None or score is None:
+        return named_task(settings, weights, source, same_data)
+    task = given_task(model, as_score(score), train, test, settings)
+    if weights is not None:
+        load_weights(task.model, weights, source)
+    return task, settings
+
+
+def _begin(
+    task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None, warned: list[str]
+) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers)
-    settings = settings.model_copy(update={"device_used": device_of(task.model).type})
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
@@ -375,6 +402,7 @@ def _begin(task: Task, settings: Settings, out: Path | None, overwrite: bool, li
         check_recalibration(task)
     if settings.first_size and task.samples is not None:
         check_size_fits(task.model, task.samples[0], settings.first_size)
+    settings = settings.model_copy(update={"device_used": device_of(task.model).type, "warnings": list(warned)})
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)
     folder = Folder.create(out, settings, overwrite)
@@ -412,55 +440,7 @@ def _opened(run: str | Path, lock: bool = True) -> Iterator[tuple[Folder, Settin
     """A run folder and its settings, with the number of threads the run was made with."""
     folder, settings = Folder.open(Path(run), lock)
     try:
-        with _surroundings(settings):
+        with surroundings(settings):
             yield folder, settings
     finally:
         folder.close()
-
-
-@contextmanager
-def _surroundings(settings: Settings) -> Iterator[None]:
-    """What a run needs of the process, put back afterwards.
-
-    The order of floating-point sums follows the number of threads, so it is a setting of the run. The global random
-    state is left as found, and training needs gradients wherever it is called from.
-
-    Raises:
-        EvopruneError: torch makes new tensors elsewhere than on the CPU, where random numbers are drawn.
-    """
-    if (place := torch.get_default_device()).type != "cpu":
-        raise EvopruneError(
-            f"torch's default device is {place}, and evoprune draws its random numbers on the CPU; call"
-            " torch.set_default_device('cpu') before, and move the model with model.to(...)"
-        )
-    before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads)
-    try:
-        with repeatable(), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _like(model: nn.Module) -> Callable[[Result], Result]:
-    """Remembers device, modes, gradients and memory layout of a model, to give a result's model the same."""
-    device = device_of(model)
-    modes = [module.training for module in model.modules()]
-    gradients = [parameter.grad for parameter in model.parameters()]
-    layout = torch.channels_last
-    last = [
-        p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=layout) for p in model.parameters()
-    ]
-
-    def put_back(result: Result) -> Result:
-        result.model.to(device)
-        for module, training in zip(result.model.modules(), modes, strict=True):
-            module.training = training
-        for parameter, gradient, channels_last in zip(result.model.parameters(), gradients, last, strict=True):
-            moved = None if gradient is None else gradient.to(parameter.device)  # the run may have taken it elsewhere
-            parameter.grad = moved if result.model is model else None
-            if channels_last:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
-        return result
-
-    return put_back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -104,7 +105,9 @@ def prune(
         float | None,
         typer.Option(help="Points of validation score that may be lost: 0.5 of accuracy 0.99 leaves 0.985."),
     ] = None,
-    sparsity: Annotated[float | None, typer.Option(help="Share of zeros to reach, from 0 to 1.")] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of zeros to reach in the layers that are pruned, from 0 to 1.")
+    ] = None,
     passes: Annotated[str | None, typer.Option(help="Sparsity of each pass, such as 0.6,1.0.")] = None,
     front: Annotated[
         bool, typer.Option("--front", help="Keep every stage's model; the floor picks the result.")
@@ -221,6 +224,8 @@ def finetune(
         with ProgressView(quiet) as view:
             tuned = api.finetune(run, epochs, learning_rate, view, shlex.join(["evoprune", *sys.argv[1:]]))
         _show(tuned, as_json)
+        if not as_json:
+            print(f"before: {max(run.glob('model.before-finetune*'), key=lambda path: path.stat().st_mtime_ns)}")
 
     def go_on() -> str:
         report = f"`evoprune report {shlex.quote(str(run))}` draws its report"
@@ -247,8 +252,9 @@ def evaluate(
             print(json.dumps(found))
             return
         table = Table(title=f"{found['model']} in {run}", title_justify="left")
-        for column in ("", "measured now", "recorded"):
-            table.add_column(column, justify="left" if not column else "right")
+        table.add_column("")
+        for column, side in (("measured now", found), ("recorded", found["recorded"])):
+            table.add_column(f"{column}, on {Path(side['data']).name}" if side["data"] else column, justify="right")
         for name in api.RECORDED:
             table.add_row(name.replace("_", " "), *(_number(side[name]) for side in (found, found["recorded"])))
         Console().print(table)
@@ -448,6 +454,7 @@ def _forget_output() -> None:
 
 def main() -> None:
     """Entry point of the `evoprune` command."""
+    logging.basicConfig(format="%(name)s: %(levelname)s: %(message)s")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()  # here, where a full disk can still be told of

@@ -18,11 +18,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "did_you_mean", "generator", "prefix_of", "prunable_layers", "resolve_layers", "said", "sparsity_of",
-    "strip_module_prefix", "weight_of",
+    "check_initialized", "did_you_mean", "generator", "prefix_of", "prunable_layers", "resolve_layers", "said",
+    "sparsity_of", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -90,7 +91,7 @@ class Evaluator(Protocol):
         ...
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """The kind of somebody else's error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
@@ -109,6 +110,13 @@ def strip_module_prefix(name: str) -> str:
 def prefix_of(model: nn.Module) -> str:
     """`module.` where all parameters have that prefix; else "": `module` is a part of the model like others."""
     return _PREFIX if all(name.startswith(_PREFIX) for name, _ in model.named_parameters()) else ""
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise EvopruneError for a model with layers whose shapes are not known yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise EvopruneError(f"the model's {name} has no shape yet (a lazy layer); run the model on one batch first")
 
 
 def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]:

@@ -44,8 +44,11 @@ __all__ = [
 
 SAMPLES = 3000
 """Training samples that guidance looks at."""
+ALREADY = 0.01
+"""Share of zeros that no trained model has by chance."""
 NEGLIGIBLE = 0.02
 """Share of the parameters that may be left out without a word."""
+Weights = dict[str, Tensor]
 log = logging.getLogger("evoprune")
 
 
@@ -73,7 +76,7 @@ def given_task(model: nn.Module, score: DataScore | CallableScore, train: Any, t
 
 
 def named_task(
-    settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None, same_data: bool = False
+    settings: Settings, weights: Weights | None = None, source: object = None, same_data: bool = False
 ) -> tuple[Task, Settings]:
     """Model, checkpoint and data of the settings; the settings come back with the names that were used.
 
@@ -85,6 +88,7 @@ def named_task(
     """
     model = named_model(settings, weights, source)
     checkpoint = _checkpoint_of(settings)
+    resolve_layers(prunable_layers(model, settings.include_norm), settings.layers)  # before the data is loaded
     name = settings.data or (BUILT_IN[settings.model].data if settings.model in BUILT_IN else None)
     if name is None:
         raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
@@ -131,7 +135,7 @@ def named_task(
     return task, settings.model_copy(update=used)
 
 
-def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None) -> nn.Module:
+def named_model(settings: Settings, weights: Weights | None = None, source: object = None) -> nn.Module:
     """The model of the settings with `weights`, or with those of its checkpoint."""
     if settings.data is None and weights is not None:
         raise EvopruneError(
@@ -163,10 +167,22 @@ def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
             raise EvopruneError(f"the model's {name} has NaN or infinite values; give a model with finite weights")
     if abs(dense_val_score) == float("inf"):
         raise EvopruneError(f"the score of the dense model is {dense_val_score}; expected a finite number")
-    if settings.floor is not None and settings.floor > dense_val_score:
+    floor = settings.floor
+    if floor is not None and isinstance(task.val_score, Accuracy) and not 0 <= floor <= 1:
+        hint = f"; did you mean {floor / 100:g}?" if 2 < floor <= 100 else ""
+        raise EvopruneError(f"--floor {floor:g}: expected an accuracy from 0 to 1{hint}")
+    if floor is not None and floor > dense_val_score:
         raise EvopruneError(
-            f"the floor {settings.floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
+            f"the floor {floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
             " give a --floor below it, or --max-drop in points"
+        )
+    zeros = sum(int((weight_of(task.model, layer.name) == 0).sum()) for layer in task.layers)
+    share = zeros / sum(layer.size for layer in task.layers)
+    if share > ALREADY:
+        log.warning(
+            "%.2f %% of the weights are zero already; they count as weights that stay until they are pruned, and"
+            " training gives them values again: ask for more than that, or fine-tune the run that pruned them",
+            100 * share,
         )
     score = task.val_score
     if isinstance(score, Accuracy):
@@ -229,13 +245,12 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, remedy: str = "put it back from a copy, or prune again with --overwrite") -> Weights:
     """A state dict from a run folder."""
-    remedy = "the run folder is damaged: put the file back from a copy, or prune again with --overwrite"
-    return read_tensors(path, remedy)[0]
+    return read_tensors(path, f"the run folder is damaged: {remedy}")[0]
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
+def load_weights(model: nn.Module, weights: Weights, source: object) -> None:
     """Put a run folder's weights into its model."""
     try:
         model.load_state_dict(weights)
@@ -278,6 +293,10 @@ def _check_training(model: nn.Module, source: BatchSource, samples: tuple[Tensor
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             outputs = tried(samples[0][:2].to(device, copy=True))
+        if has_loss and not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"it gives a {type(outputs).__name__}, and training needs logits (N, C); wrap it, or leave `train` out"
+            )
         if has_loss:  # on the CPU, since a label out of range would leave a GPU unusable
             loss = F.cross_entropy(outputs.float().cpu(), samples[1][:2])
             if epochs:

@@ -122,6 +122,28 @@ def test_a_user_score_is_not_called_accuracy(run_dir):
     assert "Test score 0.9801 dense 0.9886: 0.0085 lower" in words
 
 
+@pytest.mark.usefixtures("quick")
+def test_warnings_and_parameters_that_cannot_be_pruned_are_on_the_page(run_dir):
+    assert "shipped weights" not in write_report(run_dir).read_text()
+    change(run_dir, "result.json", warnings=["the shipped weights have seen the images"], parameters=61_706)
+    page = write_report(run_dir).read_text()
+    assert '<p class="warning" role="status">the shipped weights have seen the images</p>' in page
+    assert "may be pruned, 61,470 of the model&#39;s 61,706 parameters" in page
+    assert "of the weights;" in page
+    change(run_dir, "result.json", parameters=1_000_000)
+    assert "of the weights that may be pruned, which are 61,470 of the model&#39;s 1,000,000" in (
+        write_report(run_dir).read_text()
+    )
+
+
+def test_masks_that_tightened_without_a_floor_were_chosen_by_nothing(run_dir):
+    change(run_dir, "result.json", algorithm="none")
+    assert notes(read_run(run_dir))[0].startswith("The run kept or undid its stages by validation accuracy")
+    change(run_dir, "result.json", floor=None)
+    change(run_dir, "config.json", floor=None)
+    assert notes(read_run(run_dir))[0].startswith("Nothing was chosen by validation accuracy")
+
+
 def test_without_a_test_set_the_page_does_not_claim_one(run_dir):
     result = json.loads((run_dir / "result.json").read_text())
     change(run_dir, "result.json", pruned=result["pruned"] | {"test_score": None})

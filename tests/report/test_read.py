@@ -137,9 +137,9 @@ def test_a_run_without_named_data_has_scores_not_accuracies(run_dir):
         (
             "result.json",
             '{"model": "lenet5"}',
-            r"result\.json is damaged at 'dense' \(field required\); delete it and run `evoprune resume .*run`",
+            r"result\.json is damaged at 'dense' \(field required\); delete result.json and run `evoprune res",
         ),
-        ("result.json", "[]", r"not a JSON object\); delete it and run `evoprune resume"),
+        ("result.json", "[]", r"not a JSON object\); delete result.json and run `evoprune resume"),
         ("journal.jsonl", '{"event": "generation", "stage": 0}\n', r"line 1 is damaged at 'generation'"),
         ("journal.jsonl", "[1]\n{}\n", r"damaged at line 1 \(not an object\)"),
         ("masks.safetensors", "no tensors", "not a readable safetensors file"),

@@ -46,6 +46,12 @@ def test_summary(result):
     assert "99.00 % on validation: NOT met" in "\n".join(summary_lines(result))
 
 
+def test_of_some_layers_their_own_share_is_said_too(result):
+    assert "chosen layers" not in "\n".join(summary_lines(result))
+    result["budget"] = {"kind": "weights", "dense": 840, "pruned": 84, "share_left": 0.1}
+    assert "in chosen layers     84 of 840 are left (10.00 %)" in summary_lines(result)
+
+
 def test_summary_of_a_run_with_an_own_score_and_no_test_set(result):
     result["data"], result["floor"] = None, None
     result["pruned"]["test_score"] = result["dense"]["test_score"] = None

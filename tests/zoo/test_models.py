@@ -116,6 +116,12 @@ def number():
 def broken():
     raise RuntimeError("no weights\\nat all")
 
+def leaving():
+    raise SystemExit(2)
+
+def lazy():
+    return nn.LazyLinear(3)
+
 size = 4
 """
 
@@ -152,6 +158,8 @@ def test_own_factories_in_the_current_directory(module: str, factory: str) -> No
         ("my_models:size", "size is a int; expected one that gives an nn.Module"),
         ("my_models:number", "its factory returned a int, not an nn.Module"),
         ("my_models:broken", "its factory failed with RuntimeError: no weights$"),
+        ("my_models:leaving", "its factory failed with SystemExit: 2$"),
+        ("my_models:lazy", "the model's weight has no shape yet"),
         (
             "my_broken:Net",
             "importing my_broken failed with ModuleNotFoundError: No module named 'no_such_package'",

@@ -23,6 +23,10 @@ from evoprune.storage import write_atomic
 __all__ = ["Tile", "headline", "notes", "write_report"]
 
 
+MOST = 0.9
+"""Where fewer of the parameters may be pruned, the first sentence says so."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """One headline number."""
@@ -74,7 +78,7 @@ def write_report(run_dir: str | Path) -> Path:
         html = environment.get_template("page.html").render(
             title=_title(run),
             lead=_lead(run),
-            warning=_warning(run),
+            warnings=_warnings(run),
             tiles=headline(run),
             layers=run.layers,
             total=_total(run),
@@ -131,7 +135,7 @@ def _final_tiles(run: Run, result: ResultFile) -> list[Tile]:
     if result.searched:
         full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
     tiles.append(Tile("Candidates scored", wording.count(search.evaluations) if result.searched else "none", full))
-    whole = f"{result.finetune.epochs} epochs of fine-tuning took {wording.duration(result.finetune.seconds)}"
+    whole = f"{wording.epochs(result.finetune.epochs)} of fine-tuning took {wording.duration(result.finetune.seconds)}"
     tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
     if pruned.file_bytes is not None:
         tiles.append(
@@ -163,10 +167,10 @@ def notes(run: Run) -> list[str]:
     """What the numbers mean and what they do not."""
     result, score = run.result, _score_word(run)
     chose = "The search chose by" if result is None or result.searched else "The run kept or undid its stages by"
-    lines = [
-        f"{chose} validation {score}, so validation numbers flatter the result a little;"
-        " the figures of the run show those."
-    ]
+    flattered = f"{chose} validation {score}, so validation numbers flatter the result a little; the figures of the run"
+    lines = [f"{flattered} show those."]
+    if result is not None and not result.searched and run.floor is None:
+        lines = [f"Nothing was chosen by validation {score}; the figures of the run show it."]
     if result is None or result.pruned.test_score is not None:
         later = any(stage.start.command for stage in run.stages)
         times = (
@@ -184,7 +188,12 @@ def notes(run: Run) -> list[str]:
     lines.append(
         "A file with zeros in place is as large as before; it shrinks only when it is stored sparsely or compressed."
     )
-    lines.append("Sparsity counts the weights of the layers that may be pruned; biases are not among them.")
+    counted = "the weights of the layers that may be pruned"
+    if result is not None and result.parameters is not None:
+        counted += (
+            f", {wording.count(result.pruned.weights)} of the model's {wording.count(result.parameters)} parameters"
+        )
+    lines.append(f"Sparsity counts {counted}; biases are not among them.")
     return lines
 
 
@@ -200,6 +209,12 @@ def _lead(run: Run) -> str:
         return "Pruned by evolution; the run is not finished."
     by = "Evolution" if result.searched else "Training under tightening masks"
     removed = f"{by} removed {wording.percent(result.pruned.sparsity)} of the weights"
+    weights, parameters = result.pruned.weights, result.parameters
+    if parameters is not None and weights < MOST * parameters:
+        removed = (
+            f"{removed} that may be pruned, which are {wording.count(weights)} of the model's"
+            f" {wording.count(parameters)} parameters"
+        )
     for split, before, after in (
         ("test", result.dense.test_score, result.pruned.test_score),
         ("validation", result.dense.val_score, result.pruned.val_score),
@@ -211,15 +226,16 @@ def _lead(run: Run) -> str:
     return f"{removed}."
 
 
-def _warning(run: Run) -> str | None:
+def _warnings(run: Run) -> list[str]:
+    """What a reader has to know before the numbers."""
     if run.result is None:
-        return (
+        unfinished = (
             "This run is not finished. The page shows what its journal holds so far; nothing here is a"
             f" final result. To continue it: evoprune resume {shlex.quote(str(run.folder))}"
         )
-    if run.result.status not in (None, "complete"):
-        return f"Note: {run.result.status}."
-    return None
+        return [unfinished, *run.warnings]
+    ended = [] if run.result.status in (None, "complete") else [f"Note: {run.result.status}."]
+    return ended + run.warnings
 
 
 def _total(run: Run) -> dict[str, Any] | None:

@@ -63,6 +63,12 @@ class Run:
     dense_val_score: float | None
 
     @property
+    def warnings(self) -> list[str]:
+        """That came up before the run began."""
+        found = self.config.get("warnings") if self.result is None else self.result.warnings
+        return [str(text) for text in found or []]
+
+    @property
     def scores_are_accuracies(self) -> bool:
         """Whether scores are shares of correct answers, shown in percent, or the user's own numbers."""
         return are_accuracies(self.config.get("score_name"), self.config.get("data"))

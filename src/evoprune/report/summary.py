@@ -46,8 +46,11 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     name = "accuracy" if accuracy else "score"
     lines = [
         f"sparsity             {wording.percent(pruned.sparsity)}"
-        f" ({wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights are not zero)"
+        f" ({wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights stay)"
     ]
+    chosen = content.budget
+    if chosen is not None and chosen.kind == "weights" and chosen.dense < pruned.weights:
+        lines.append(f"{'in chosen layers':<20} {wording.spent(chosen.pruned, chosen.dense)}")
     if content.budget is not None and content.budget.kind != "weights":
         lines.append(f"{content.budget.kind:<20} {wording.spent(content.budget.pruned, content.budget.dense)}")
     for split, before, after in (
@@ -68,6 +71,6 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     )
     searched = f"{wording.count(search.evaluations)} candidates scored in {took} ({cost})"
     lines.append(f"{'search':<20} {searched if content.searched else 'none: the masks tightened while training'}")
-    epochs = f"{content.finetune.epochs} epochs of fine-tuning"
+    epochs = f"{wording.epochs(content.finetune.epochs)} of fine-tuning"
     lines.append(f"{'whole run':<20} {wording.duration(content.seconds)}, {epochs}")
     return lines

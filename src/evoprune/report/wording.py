@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.filesize import decimal
 
-__all__ = ["count", "drop", "duration", "percent", "score", "size", "spent"]
+__all__ = ["count", "drop", "duration", "epochs", "percent", "score", "size", "spent"]
 
 NONE = "\N{EN DASH}"
 
@@ -12,6 +12,11 @@ NONE = "\N{EN DASH}"
 def count(value: float | None) -> str:
     """61470 -> `61,470`."""
     return NONE if value is None else f"{value:,.0f}"
+
+
+def epochs(number: int) -> str:
+    """1 -> `1 epoch`."""
+    return f"{number} epoch{'' if number == 1 else 's'}"
 
 
 def spent(pruned: int, dense: int) -> str:

@@ -70,6 +70,8 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         },
         "floor": runner.floor,
         "status": _status(runner, val_score),
+        "warnings": settings.warnings,
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
         "layers": describe_layers(task.layers, masks),
         "search": {
             "generations": state.generations,

@@ -49,15 +49,7 @@ class Folder:
             EvopruneError: there is a run already (and not `overwrite`), something else, or no writing there.
         """
         folder = cls(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            begun = folder._has_settings()  # other tools write a config.json, too
-            if not begun and not (folder.state.is_dir() and folder._is_half_made()):
-                raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
-            if begun and not overwrite:
-                raise EvopruneError(
-                    f"{path} already holds a run; go on with `evoprune resume {path}`, start over with"
-                    " --overwrite, or choose another --out"
-                )
+        folder.check_vacant(overwrite)
         try:
             folder.state.mkdir(parents=True, exist_ok=True)
             folder._acquire()
@@ -71,6 +63,19 @@ class Folder:
             raise EvopruneError(f"cannot make the run folder {path}: {error.strerror or error}") from error
         write_json(folder.config, settings.model_dump())
         return folder
+
+    def check_vacant(self, overwrite: bool) -> None:
+        """Raise EvopruneError where there is a run already (and not `overwrite`), or something else."""
+        path = self.path
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            begun = self._has_settings()  # other tools write a config.json, too
+            if not begun and not (self.state.is_dir() and self._is_half_made()):
+                raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
+            if begun and not overwrite:
+                raise EvopruneError(
+                    f"{path} already holds a run; go on with `evoprune resume {path}`, start over with"
+                    " --overwrite, or choose another --out"
+                )
 
     @classmethod
     def open(cls, path: Path, lock: bool = True) -> tuple[Folder, Settings]:
@@ -121,12 +126,16 @@ class Folder:
         """
         if not self.result.exists():
             raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.path}`")
-        remedy = f"delete it and run `evoprune resume {self.path}` to write it again"
-        if self.before_finetune.exists():
-            remedy = "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
-        content = read_object(self.result, remedy)
-        validated(ResultFile, content, str(self.result), remedy)
+        content = read_object(self.result, self.remedy)
+        validated(ResultFile, content, str(self.result), self.remedy)
         return content
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a file of the result is damaged or missing."""
+        if self.before_finetune.exists():
+            return "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
+        return f"delete {self.result.name} and run `evoprune resume {self.path}` to write it again"
 
     def _acquire(self) -> None:
         try:

@@ -100,6 +100,8 @@ class ResultFile(Record):
     seconds: float
     floor: Number = None
     status: str | None = None
+    parameters: int | None = None
+    warnings: list[str] = []
     score_name: str | None = None
 
     @property

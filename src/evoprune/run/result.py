@@ -21,7 +21,7 @@ from evoprune.storage import as_safetensors, read_tensors, save_tensors, write_j
 from evoprune.surgery import load_masks
 
 __all__ = [
-    "Result", "describe_layers", "file_bytes", "front_folder", "non_dominated", "read_points",
+    "Result", "describe_layers", "file_bytes", "front_folder", "front_of", "non_dominated", "read_points",
     "versions",
 ]  # fmt: skip
 
@@ -46,7 +46,7 @@ class Result:
     """
 
     model: nn.Module
-    masks: Masks
+    masks: Masks = field(repr=False)
     sparsity: float
     score: float
     front: list[dict[str, float]]
@@ -69,9 +69,13 @@ class Result:
     def save(self, directory: str | Path) -> Path:
         """Write the front, masks.safetensors, model.safetensors, and last result.json into a folder.
 
-        The folder is made if need be; each point of the front is in front/000, front/001, ..., by rising sparsity.
+        The folder is made if need be, and must not hold another run; each point of the front is in
+        front/000, front/001, ..., by rising sparsity.
         """
         folder = Path(directory)
+        own = self.path is not None and folder.resolve() == self.path.resolve()
+        if (folder / "config.json").exists() and not own:
+            raise EvopruneError(f"{folder} holds another run, which would be lost; choose another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -98,6 +102,11 @@ def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -
             weights, _ = read_tensors(folder / point["folder"] / "model.safetensors")
             points.append(FrontPoint(point["sparsity"], point["score"], Kept(weights, masks, {}, {})))
     return points
+
+
+def front_of(summary: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The front of a result.json as a `Result` has it."""
+    return [{name: point[name] for name in ("sparsity", "score")} for point in summary.get("front", [])]
 
 
 def front_folder(index: int) -> str:

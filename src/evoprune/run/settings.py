@@ -40,7 +40,7 @@ class Settings(BaseModel):
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     `directory` is where the run was started, and modules of one's own are imported from; `data_digest` tells whether
     the data is still the same, `device_used` what `auto` came to; `has_train` and `has_test` say what a run from
-    Python was given.
+    Python was given; `warnings` came up before it began.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -100,6 +100,7 @@ class Settings(BaseModel):
     data_digest: str | None = None
     has_train: bool | None = None
     has_test: bool | None = None
+    warnings: list[str] = []
 
     @property
     def tightens(self) -> bool:

@@ -72,15 +72,15 @@ class Fidelity(DataScore):
 
 
 def accuracy(data: Samples) -> Accuracy:
-    """Accuracy on a DataLoader, other batches of (inputs, targets), or a pair of tensors."""
+    """Accuracy on a DataLoader, other batches of (inputs, targets), or a pair of tensors; all are kept in memory."""
     return Accuracy(data)
 
 
 def fidelity(data: Samples) -> Fidelity:
-    """Closeness to the dense model's outputs on such data; see `Fidelity`."""
+    """Closeness to the dense model's outputs on data as for `accuracy`; see `Fidelity`."""
     return Fidelity(data)
 
 
 def loss(data: Samples) -> NegativeLoss:
-    """Minus the mean cross-entropy on such data."""
+    """Minus the mean cross-entropy on data as for `accuracy`."""
     return NegativeLoss(data)

@@ -29,13 +29,13 @@ def set_weights(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         weight_of(model, name).copy_(value)
 
 
-def load_masks(path: Path, layers: list[Layer]) -> Masks:
+def load_masks(path: Path, layers: list[Layer], remedy: str = "put the masks back from a copy") -> Masks:
     """Read masks, one bool tensor a layer under its name, and check them against the layers of a model.
 
     Raises:
         EvopruneError: the file cannot be read, or a mask does not fit its layer.
     """
-    masks, _ = read_tensors(path, "put the masks back from a copy, or run `evoprune prune` again")
+    masks, _ = read_tensors(path, remedy)
     shapes = {layer.name: layer.shape for layer in layers}
     for name, mask in masks.items():
         if tuple(mask.shape) != shapes.get(name):

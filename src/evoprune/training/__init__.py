@@ -4,11 +4,19 @@ from evoprune.training.epoch import train_epoch
 from evoprune.training.layout import set_memory_format
 from evoprune.training.random_state import OwnRandomState, generators_of, repeatable
 from evoprune.training.recipe import Optimizer, Precision, Recipe
-from evoprune.training.source import BatchSource, FirstSteps, LoaderSource, TensorSource, as_source, first_samples
+from evoprune.training.source import (
+    BatchSource,
+    FirstSteps,
+    LoaderSource,
+    TensorSource,
+    as_source,
+    first_samples,
+    is_pair,
+)
 from evoprune.training.state import optimizer_from_tensors, optimizer_to_tensors
 
 __all__ = [
     "BatchSource", "FirstSteps", "LoaderSource", "Optimizer", "OwnRandomState", "Precision", "Recipe", "TensorSource",
-    "as_source", "first_samples", "generators_of", "optimizer_from_tensors", "optimizer_to_tensors",
+    "as_source", "first_samples", "generators_of", "is_pair", "optimizer_from_tensors", "optimizer_to_tensors",
     "repeatable", "set_memory_format", "train_epoch",
 ]  # fmt: skip

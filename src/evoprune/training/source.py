@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from evoprune.core import EvopruneError
 from evoprune.training.random_state import OwnRandomState, generators_of
 
-__all__ = ["Batch", "BatchSource", "FirstSteps", "LoaderSource", "TensorSource", "as_source", "first_samples"]
+__all__ = [
+    "Batch",
+    "BatchSource",
+    "FirstSteps",
+    "LoaderSource",
+    "TensorSource",
+    "as_source",
+    "first_samples",
+    "is_pair",
+]
 
 log = logging.getLogger("evoprune")
 
@@ -221,6 +230,11 @@ def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(inputs)[:count], torch.cat(targets)[:count]
 
 
+def is_pair(data: Any) -> bool:
+    """Whether training data is inputs and targets as they are, to be cut into batches here."""
+    return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+
+
 def as_source(data: Any, batch_size: int, device: str | torch.device = "cpu") -> BatchSource:
     """A pair of tensors, an iterable of batches or a ready source -> a source.
 
@@ -229,7 +243,7 @@ def as_source(data: Any, batch_size: int, device: str | torch.device = "cpu") ->
     """
     if isinstance(data, (TensorSource, LoaderSource)):
         return data
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+    if is_pair(data):
         return TensorSource(data[0], data[1], batch_size, device=device)
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
         raise EvopruneError(

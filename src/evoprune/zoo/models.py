@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import EvopruneError, did_you_mean, said
+from evoprune.core import EvopruneError, check_initialized, did_you_mean, said
 from evoprune.training import Recipe
 from evoprune.zoo.lenet import LeNet5
 from evoprune.zoo.lenet_caffe import LeNet5Caffe
@@ -118,10 +118,11 @@ def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Mod
         torch.manual_seed(seed)
         try:
             model = factory()
-        except Exception as error:  # whatever a user's factory raises
+        except (Exception, SystemExit) as error:  # whatever a user's factory raises
             raise EvopruneError(f"model {spec!r}: its factory failed with {said(error)}") from error
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model {spec!r}: its factory returned a {type(model).__name__}, not an nn.Module")
+    check_initialized(model)
     return model
 
 
@@ -161,7 +162,7 @@ def _import(spec: str, module_name: str, attribute: str, directory: str | None) 
         sys.path.insert(0, directory)
     try:
         module = import_module(module_name)
-    except Exception as error:  # a missing module, or whatever a user's module raises
+    except (Exception, SystemExit) as error:  # a missing module, or whatever a user's module raises
         raise EvopruneError(
             f"model {spec!r}: importing {module_name} failed with {said(error)}; modules are looked for in"
             f" {directory or here} and on PYTHONPATH"

@@ -1,0 +1,96 @@
+"""Fine-tuning of a finished run's model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+from evoprune.core import Masks, sparsity_of
+from evoprune.run.ending import side, status_after_finetuning
+from evoprune.run.folder import Folder
+from evoprune.run.journal import Journal
+from evoprune.run.result import Result, front_of, read_points
+from evoprune.run.runner import Listener
+from evoprune.run.settings import Settings
+from evoprune.run.task import Task
+from evoprune.storage import read_tensors, save_tensors
+from evoprune.surgery import FineTuner
+from evoprune.training import BatchSource, Recipe, TensorSource
+
+__all__ = ["finetune_later"]
+
+STREAM = 0xF17E
+"""Place of the random stream beside those of the stages."""
+
+
+def finetune_later(
+    task: Task,
+    train: BatchSource,
+    settings: Settings,
+    folder: Folder,
+    masks: Masks,
+    stage: int,
+    recipe: Recipe,
+    command: str,
+    listener: Listener | None,
+) -> Result:
+    """Train the pruned model further and replace what the folder holds of it; interrupted, nothing is changed.
+
+    Args:
+        task: its model is the dense one, the teacher; it becomes the pruned one.
+        train: the task's batches.
+        settings: of the run.
+        folder: of the run.
+        masks: of the pruned model.
+        stage: number of this fine-tuning, the next after those of the run.
+        recipe: of the training.
+        command: what was typed, for the report.
+        listener: called with every event.
+    """
+    # What is needed after the last epoch is known to be readable before the first.
+    summary = folder.read_result()
+    points = read_points(folder.path, summary, task.layers)
+    before, _ = read_tensors(folder.model)
+    dense = copy.deepcopy(task.model).eval()
+    task.model.load_state_dict(before)
+    if settings.distill and isinstance(train, TensorSource):
+        train.cache_teacher_logits(dense)
+    journal, begun, epochs = Journal.reopen(folder.journal), time.perf_counter(), recipe.epochs
+    sparsity = sparsity_of(masks, task.layers)
+
+    def tell(event: str, **content: Any) -> None:
+        seconds = round(summary["seconds"] + time.perf_counter() - begun, 3)
+        record = {"event": event, "seconds": seconds, "stage": stage, **content}
+        journal.append(record)
+        if listener is not None:
+            listener(record)
+
+    def show_step(done: float) -> None:
+        if listener is not None:
+            listener({"event": "step", "epochs_done": done, "epochs": epochs})
+
+    with journal.all_or_nothing():
+        tell(
+            "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
+            epochs=epochs, command=command,
+        )  # fmt: skip
+        tuner = FineTuner(task.model, masks, train, recipe, dense if settings.distill else None)
+        val_score = 0.0
+        for epoch in range(epochs):
+            loss = tuner.epoch(epoch, settings.seed, STREAM, stage, on_step=show_step)
+            val_score = float(task.val_score(task.model))
+            tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
+        tuner.close()
+        layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
+        tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
+        seconds = round(time.perf_counter() - begun, 3)
+        summary["pruned"] = side(task, task.model, masks, val_score)
+        summary["status"] = status_after_finetuning(summary, val_score)
+        summary["finetune"]["epochs"] += epochs
+        summary["finetune"]["seconds"] += seconds
+        summary["seconds"] += seconds
+        save_tensors(before, folder.next_backup())
+        result = Result(task.model, masks, sparsity, val_score, front_of(summary), summary, folder.path, points)
+        result.save_model(folder.path)  # the front is there
+    return result

@@ -1,0 +1,78 @@
+"""What a run needs of the process and of the given model, put back afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from evoprune.core import EvopruneError
+from evoprune.run import Result, Settings
+from evoprune.scoring import device_of
+from evoprune.training import repeatable
+
+__all__ = ["like", "surroundings"]
+
+
+class _Collector(logging.Handler):
+    """Keeps the text of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def surroundings(settings: Settings) -> Iterator[list[str]]:
+    """Threads, random state, gradients and cuDNN as a run needs them; gives the warnings that come up inside.
+
+    The order of floating-point sums follows the number of threads, so it is a setting of the run. The global random
+    state is left as found, and training needs gradients wherever it is called from.
+
+    Raises:
+        EvopruneError: torch makes new tensors elsewhere than on the CPU, where random numbers are drawn.
+    """
+    if (place := torch.get_default_device()).type != "cpu":
+        raise EvopruneError(
+            f"torch's default device is {place}, and evoprune draws its random numbers on the CPU; call"
+            " torch.set_default_device('cpu') before, and move the model with model.to(...)"
+        )
+    before, collector, log = torch.get_num_threads(), _Collector(), logging.getLogger("evoprune")
+    torch.set_num_threads(settings.threads)
+    log.addHandler(collector)
+    try:
+        with repeatable(), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+            yield collector.texts
+    finally:
+        log.removeHandler(collector)
+        torch.set_num_threads(before)
+
+
+def like(model: nn.Module) -> Callable[[Result], Result]:
+    """Remembers device, modes, gradients and memory layout of a model, to give a result's model the same."""
+    device = device_of(model)
+    modes = [module.training for module in model.modules()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    layout = torch.channels_last
+    last = [
+        p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=layout) for p in model.parameters()
+    ]
+
+    def put_back(result: Result) -> Result:
+        result.model.to(device)
+        for module, training in zip(result.model.modules(), modes, strict=True):
+            module.training = training
+        for parameter, gradient, channels_last in zip(result.model.parameters(), gradients, last, strict=True):
+            moved = None if gradient is None else gradient.to(parameter.device)  # the run may have taken it elsewhere
+            parameter.grad = moved if result.model is model else None
+            if channels_last:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        return result
+
+    return put_back
