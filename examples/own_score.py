@@ -24,8 +24,26 @@ def explained(candidate: nn.Module, inputs: Tensor = x[800:], targets: Tensor = 
         return float(1 - (candidate(inputs) - targets).square().mean() / targets.var())
 
 
+def show(result: evoprune.Result, how: str) -> None:
+    kept = result.masks["0"].sum(dim=0).tolist()
+    print(f"{how}: R2 {explained(model):.3f} -> {result.score:.3f} at {result.sparsity:.1%} sparsity")
+    print(f"  weights kept of each input's 32: {kept}")
+
+
 # A function shows no data, so nothing but the weights' sizes can say where to begin; the score decides.
 result = evoprune.prune(model, explained, guidance="magnitude", max_drop=5)  # in points: R2 may fall by 0.05
-kept = result.masks["0"].sum(dim=0)
-print(f"R2 {explained(model):.3f} -> {result.score:.3f} at {result.sparsity:.1%} sparsity, without fine-tuning")
-print(f"weights kept of each input's 32: {kept.tolist()}")
+show(result, "without fine-tuning")
+
+# With training data and a loss the model can be trained while it is pruned; the score keeps watch over the floor.
+result = evoprune.prune(
+    model,
+    explained,
+    train=(x[:800], y[:800]),
+    loss=nn.functional.mse_loss,
+    guidance="gradient",
+    batch_size=50,
+    finetune_epochs=20,  # of 16 steps each: there is little data
+    final_epochs=60,
+    max_drop=5,
+)
+show(result, "with fine-tuning")

@@ -785,7 +785,7 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
             quick(model(), train=train, listener=told.append)
         assert "\n" not in str(error.value)
     for floats in (targets.float(), targets[:, None].float(), torch.rand(len(targets), 2)):
-        with pytest.raises(EvopruneError, match="fine-tuning is for classifiers"):
+        with pytest.raises(EvopruneError, match=r"fine-tuning is by cross-entropy.* or a loss of your own"):
             quick(model(), train=(inputs, floats), listener=told.append)
     consistent(quick(model(), train=(inputs, torch.rand(len(targets), 2).softmax(1))))
     consistent(quick(model(), train=(inputs, targets[:, None].float()), finetune_epochs=0, final_epochs=0))
@@ -988,7 +988,7 @@ def test_a_model_that_gives_a_tuple_cannot_be_trained() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.inner(x), x
 
-    with pytest.raises(EvopruneError, match=r"gives a tuple, and training needs logits \(N, C\)"):
+    with pytest.raises(EvopruneError, match=r"gives a tuple, and cross-entropy needs logits \(N, C\)"):
         quick(Pair(), lambda _: 1.0)
 
 
@@ -1005,3 +1005,98 @@ def test_a_device_as_torch_has_it_and_layers_that_are_none() -> None:
         quick(model(), layers=0)
     with pytest.raises(EvopruneError, match=r"--epochs 1\.5"):
         evoprune.finetune("nowhere", 1.5)  # type: ignore[arg-type]
+
+
+# -- a loss of one's own -----------------------------------------------------------------------------------
+
+
+def regression() -> tuple[nn.Module, Callable[[nn.Module], float], tuple[Tensor, Tensor]]:
+    """A network that adds its first two inputs, how well it does, and its training data."""
+    inputs = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    targets = inputs[:, :1] + inputs[:, 1:2]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 1))
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(inputs), targets).backward()
+        optimizer.step()
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return float(-nn.functional.mse_loss(candidate(inputs), targets))
+
+    return net, score, (inputs, targets)
+
+
+@pytest.mark.parametrize("guidance", ["none", "gradient"])
+def test_a_regression_is_fine_tuned_by_its_loss(guidance: str, tmp_path: Path) -> None:
+    net, score, train = regression()
+    options = {"guidance": guidance, "sparsity": 0.6, "finetune_epochs": 3, "final_epochs": 6}
+    options |= {"population": None, "generations": None} if guidance == "gradient" else {}
+    given = {"train": train, "loss": nn.functional.mse_loss}
+    untuned = quick(net, score, None, guidance="none", sparsity=0.6)
+    whole = quick(net, score, out=tmp_path / "whole", **given, **options)
+    consistent(whole)
+    assert whole.score > untuned.score
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch" and event["epoch"] == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(net, score, out=tmp_path / "stopped", listener=stop, **given, **options)
+    with pytest.raises(EvopruneError, match="the run began with `loss`; pass it, too"):
+        evoprune.resume(tmp_path / "stopped", net, score, train=train)
+    resumed = evoprune.resume(tmp_path / "stopped", net, score, **given)  # type: ignore[arg-type]
+    weights = whole.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.model.state_dict().items())
+    tuned = evoprune.finetune(tmp_path / "whole", 5, 1e-3, model=net, score=score, **given)  # type: ignore[arg-type]
+    assert tuned.score > whole.score
+
+
+def test_gradient_guidance_of_a_search_follows_the_own_loss() -> None:
+    net, score, train = regression()
+    result = quick(net, score, train, guidance="gradient", space="weights", sparsity=0.7, loss=nn.functional.mse_loss)
+    kept = result.masks["0"].sum(0)
+    assert kept[:2].min() > kept[2:].max(), "the inputs that matter keep most"
+
+
+def test_a_loss_that_cannot_be_used() -> None:
+    net, score, train = regression()
+    for loss, words in (
+        (
+            lambda outputs, targets: (outputs - targets) ** 2,
+            r"the loss gives a tensor \(2, 1\); expected a tensor of one",
+        ),
+        (lambda *_: 1.0, "the loss gives a float"),
+        (lambda outputs, _: outputs.detach().mean(), r"expected a tensor of one number that has gradients"),
+        (lambda outputs, targets: outputs @ targets, "does not fit the model: RuntimeError"),
+    ):
+        with pytest.raises(EvopruneError, match=words):
+            quick(net, score, train, loss=loss)
+    with pytest.raises(EvopruneError, match="distill belongs to cross-entropy"):
+        quick(net, score, train, loss=nn.functional.mse_loss, distill=0.5)
+    with pytest.raises(EvopruneError, match="has_loss is nothing that `prune` takes"):
+        quick(net, score, train, has_loss=True)
+
+
+def test_outputs_of_any_kind_go_to_an_own_loss() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = regression()[0]
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"sum": self.inner(x)}
+
+    _, _, (inputs, targets) = regression()
+
+    def loss(outputs: dict[str, Tensor], wanted: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs["sum"], wanted)
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return -float(loss(candidate(inputs), targets))
+
+    consistent(quick(Two(), score, (inputs, targets), loss=loss, sparsity=0.5))

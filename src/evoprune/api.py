@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evoprune.checks import check_dense, check_guidance, check_recalibration, copied
 from evoprune.core import (
     EvopruneError,
     Masks,
@@ -46,10 +47,6 @@ from evoprune.storage import save_tensors
 from evoprune.surgery import load_masks
 from evoprune.surroundings import like, surroundings
 from evoprune.tasks import (
-    check_dense,
-    check_guidance,
-    check_recalibration,
-    copied,
     device_named,
     given_task,
     load_weights,
@@ -57,7 +54,7 @@ from evoprune.tasks import (
     named_task,
     read_weights,
 )
-from evoprune.training import is_pair
+from evoprune.training import Loss, is_pair
 from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]
@@ -66,7 +63,9 @@ log = logging.getLogger("evoprune")
 
 RECORDED = ("sparsity", "nonzero_weights", "val_score", "test_score")
 """What `evaluate` measures and compares; the file of a shipped network says it of itself."""
-NAMED_ONLY = {"checkpoint", "data", "data_digest", "device_used", "directory", "has_train", "has_test", "warnings"}
+NAMED_ONLY = {
+    "checkpoint", "data", "data_digest", "device_used", "directory", "has_loss", "has_test", "has_train", "warnings",
+}  # fmt: skip
 """Settings that `prune` does not take: it is given objects."""
 ONLY_TUNING = (
     "batch_size", "cutout", "distill", "final_epochs", "finetune_epochs", "first_size", "flip", "label_smoothing",
@@ -84,6 +83,7 @@ def prune(
     *,
     train: Any = None,
     test: Score | None = None,
+    loss: Loss | None = None,
     layers: str | Iterable[str] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -97,9 +97,11 @@ def prune(
         model: any nn.Module; it is not changed unless `inplace`.
         score: model -> float, higher is better, or a score built from data, such as
             `evoprune.accuracy(loader)`, which is far faster since candidates are scored in batches.
-        train: batches for fine-tuning a classifier, by cross-entropy: a DataLoader, a list of (inputs, targets), or
-            a pair of tensors; without it nothing is fine-tuned, and the search has more generations by default.
+        train: batches for fine-tuning: a DataLoader, a list of (inputs, targets), or a pair of tensors; without it
+            nothing is fine-tuned, and the search has more generations by default.
         test: another score, read once at the end for the dense and the pruned model.
+        loss: (outputs, targets) -> a tensor of one number that fine-tuning makes small, such as
+            `torch.nn.functional.mse_loss`; cross-entropy by default, for a classifier.
         layers: names of the layers to prune; all prunable ones by default.
         out: run folder for journal, snapshots, masks, weights and the report; nothing is written without it.
         overwrite: start over where `out` holds a run.
@@ -131,6 +133,10 @@ def prune(
         name = "own accuracy"  # in whatever unit: not a share of correct answers, as ours is
     settings.setdefault("model", type(model).__name__)
     settings.setdefault("score_name", name)
+    if loss is not None:
+        if vain := [name for name in ("distill", "label_smoothing") if settings.get(name)]:
+            raise EvopruneError(f"{vain[0]} belongs to cross-entropy, and the loss is your own; leave it out")
+        settings["distill"] = 0.0
     if train is None and settings.get("preset", "default") == "default":
         if settings.get("space") != "training":
             settings.setdefault("generations", UNTUNED_GENERATIONS)
@@ -142,13 +148,14 @@ def prune(
     if isinstance(settings.get("device"), torch.device):
         settings["device"] = settings["device"].type
     chosen = make_settings(layers=list(names) if names is not None else None, **settings)
-    chosen = chosen.model_copy(update={"has_train": train is not None, "has_test": test is not None})
+    given = {"has_train": train is not None, "has_test": test is not None, "has_loss": loss is not None}
+    chosen = chosen.model_copy(update=given)
     if chosen.tightens and train is None:
         raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
     as_given = like(model)
     with surroundings(chosen) as warned:
         _warn_of_defaults(score, train, settings)
-        task = given_task(model if inplace else copied(model), score, train, test, chosen)
+        task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
         return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener, warned))
 
 
@@ -188,6 +195,7 @@ def resume(
     *,
     train: Any = None,
     test: Score | None = None,
+    loss: Loss | None = None,
     inplace: bool = False,
     listener: Listener | None = None,
 ) -> Result:
@@ -201,6 +209,7 @@ def resume(
         score: as given to `prune`.
         train: as given to `prune`.
         test: as given to `prune`.
+        loss: as given to `prune`.
         inplace: go on in the given model itself, which is copied otherwise.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
     """
@@ -226,7 +235,8 @@ def resume(
         if model is not None:
             _check_given("train", settings.has_train, train)
             _check_given("test", settings.has_test, test)
-        task, settings = _again(settings, dense, folder.dense, model, score, train, test, same_data=True)
+            _check_given("loss", settings.has_loss, loss)
+        task, settings = _again(settings, dense, folder.dense, model, score, train, test, loss, same_data=True)
         device = device_of(task.model).type
         if settings.device_used not in (None, device):
             raise EvopruneError(
@@ -248,6 +258,7 @@ def finetune(
     score: Score | None = None,
     train: Any = None,
     test: Score | None = None,
+    loss: Loss | None = None,
 ) -> Result:
     """Train the pruned model of a finished run further, its masks kept exactly.
 
@@ -265,6 +276,7 @@ def finetune(
         score: as given to `prune`.
         train: as given to `prune`, or training data for a run that had none.
         test: as given to `prune`.
+        loss: as given to `prune`.
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
@@ -273,9 +285,10 @@ def finetune(
         as_given = like(model) if model is not None else lambda result: result
         if model is not None:
             _check_given("test", found.has_test, test)
+            _check_given("loss", found.has_loss, loss)
             model = copied(model)
         weights = read_weights(folder.dense)
-        task, settings = _again(_on_this_machine(found), weights, folder.dense, model, score, train, test)
+        task, settings = _again(_on_this_machine(found), weights, folder.dense, model, score, train, test, loss)
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
@@ -378,12 +391,12 @@ def _check_given(name: str, had: bool | None, given: Any) -> None:
 
 def _again(
     settings: Settings, weights: dict[str, Tensor] | None, source: Path, model: nn.Module | None, score: Score | None,
-    train: Any, test: Score | None, same_data: bool = False,
+    train: Any, test: Score | None, loss: Loss | None = None, same_data: bool = False,
 ) -> tuple[Task, Settings]:  # fmt: skip
     """The task of a run with weights from its folder: of the names in its settings, or of what is given again."""
     if model is None or score is None:
         return named_task(settings, weights, source, same_data)
-    task = given_task(model, as_score(score), train, test, settings)
+    task = given_task(model, as_score(score), train, test, settings, loss)
     if weights is not None:
         load_weights(task.model, weights, source)
     return task, settings

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, generator
@@ -23,6 +24,7 @@ from evoprune.guidance.learned import learned_ranks
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.guidance.wanda import wanda_scores
 from evoprune.surgery import global_threshold
+from evoprune.training import Loss
 
 __all__ = ["Advice", "advise"]
 
@@ -68,6 +70,7 @@ def advise(
     smallest: float,
     seed_path: tuple[int, ...],
     on_layer: Callable[[int], None] = lambda _: None,
+    loss: Loss | None = None,
 ) -> Advice | None:
     """What the guidance `kind` says; None for `none` without samples, which then has any order.
 
@@ -81,6 +84,7 @@ def advise(
         smallest: the lowest density that a layer may get, as a share of its present one.
         seed_path: run seed and place in the run, for random numbers.
         on_layer: told how many layers are done, where that takes long (`none`).
+        loss: whose gradients count (`gradient`); cross-entropy by default.
 
     Raises:
         EvopruneError: `kind` needs samples, and there are none.
@@ -99,7 +103,7 @@ def advise(
         candidates = len(layers) * LEARNED_CANDIDATES
         scored = candidates * min(len(samples[0]), LEARNED_SAMPLES)
     elif kind == "gradient":
-        values = gradient_effects(model, layers, *samples)
+        values = gradient_effects(model, layers, *samples, loss or F.cross_entropy)
     else:
         values = wanda_scores(model, layers, samples[0])
     rng = generator(*seed_path, TIES)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, weight_of
 from evoprune.scoring import device_of, evaluating
+from evoprune.training import Loss
 
 __all__ = ["gradient_effects"]
 
@@ -24,14 +25,17 @@ BATCH_SIZE = 50
 """Small batches: more of them, and more of the spread is seen."""
 
 
-def gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Layer name -> mean over batches of (weight * gradient of the cross-entropy)^2, of the weight's shape.
+def gradient_effects(
+    model: nn.Module, layers: Sequence[Layer], inputs: Tensor, targets: Tensor, loss: Loss = F.cross_entropy
+) -> dict[str, Tensor]:
+    """Layer name -> mean over batches of (weight * gradient of the loss)^2, of the weight's shape.
 
     Args:
-        model: a classifier, as found afterwards; zeros for a layer that its loss does not depend on.
+        model: as found afterwards; zeros for a layer that its loss does not depend on.
         layers: the layers asked for.
         inputs: (N, ...), on any device.
-        targets: (N,) class numbers.
+        targets: (N,) class numbers, or what `loss` takes.
+        loss: (outputs, targets) -> a tensor of one number.
     """
     weights = [weight_of(model, layer.name) for layer in layers]
     frozen = [weight for weight in weights if not weight.requires_grad]
@@ -47,8 +51,8 @@ def gradient_effects(model: nn.Module, layers: Sequence[Layer], inputs: Tensor, 
         with evaluating(model), torch.enable_grad():
             for batch, labels in batches:
                 outputs = model(batch.to(device, copy=True))  # it may change them in place
-                loss = F.cross_entropy(outputs, labels.to(device))
-                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                value = loss(outputs, labels.to(device))
+                gradients = torch.autograd.grad(value, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:
                         square.add_(gradient.float().square(), alpha=1 / len(batches))

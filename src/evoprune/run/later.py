@@ -75,7 +75,7 @@ def finetune_later(
             "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
             epochs=epochs, command=command,
         )  # fmt: skip
-        tuner = FineTuner(task.model, masks, train, recipe, dense if settings.distill else None)
+        tuner = FineTuner(task.model, masks, train, recipe, dense if settings.distill else None, loss=task.loss)
         val_score = 0.0
         for epoch in range(epochs):
             loss = tuner.epoch(epoch, settings.seed, STREAM, stage, on_step=show_step)

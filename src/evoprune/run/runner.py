@@ -206,7 +206,9 @@ class Runner:
         if settings.tightens and first == 0 and stage.layers:
             tightening = self._tightening(stage, last * self.task.train.steps)
         recipe = settings.recipe(max(1, last - first), schedule)
-        tuner = FineTuner(self.task.model, state.now.masks, self.task.train, recipe, self.teacher, tightening)
+        tuner = FineTuner(
+            self.task.model, state.now.masks, self.task.train, recipe, self.teacher, tightening, self.task.loss
+        )
         if state.optimizer and state.step > first:
             tuner.load_state(state.optimizer)
         on_step = partial(self._show_step, first, last)

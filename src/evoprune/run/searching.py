@@ -147,8 +147,9 @@ def make_search(
         # Guidance looks at the pruned model.
         now = state.now
         advice = state.advice = state.advice or advise(
-            settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer
-        )
+            settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer,
+            task.loss,
+        )  # fmt: skip
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)
         set_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"

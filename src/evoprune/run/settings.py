@@ -39,7 +39,7 @@ class Settings(BaseModel):
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
     `scoring` lists the ways to score faster that may be used; without any, candidates are scored one by one.
     `directory` is where the run was started, and modules of one's own are imported from; `data_digest` tells whether
-    the data is still the same, `device_used` what `auto` came to; `has_train` and `has_test` say what a run from
+    the data is still the same, `device_used` what `auto` came to; `has_train` and the like say what a run from
     Python was given; `warnings` came up before it began.
     """
 
@@ -99,6 +99,7 @@ class Settings(BaseModel):
     directory: str | None = None
     data_digest: str | None = None
     has_train: bool | None = None
+    has_loss: bool | None = None
     has_test: bool | None = None
     warnings: list[str] = []
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer
-from evoprune.training import BatchSource
+from evoprune.training import BatchSource, Loss
 
 __all__ = ["Score", "Task"]
 
@@ -26,6 +26,7 @@ class Task:
         train: training batches, or None: then nothing is fine-tuned.
         samples: (N, ...) inputs and (N,) targets for guidance, or None.
         test_score: read once at the end, for the dense and for the pruned model.
+        loss: of training, instead of cross-entropy.
     """
 
     model: nn.Module
@@ -34,6 +35,7 @@ class Task:
     train: BatchSource | None = None
     samples: tuple[Tensor, Tensor] | None = None
     test_score: Score | None = None
+    loss: Loss | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -63,7 +63,7 @@ class TimeLimit:
             self.task.val_score(model)
             scoring = time.perf_counter() - begun
             recipe = replace(self.settings.recipe(1, "constant"), first_size=0)
-            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher)
+            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher, loss=self.task.loss)
             tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
             tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
             tuner.epoch(0, self.settings.seed)

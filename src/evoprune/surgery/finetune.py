@@ -12,6 +12,7 @@ from evoprune.surgery.masks import apply_masks
 from evoprune.surgery.tighten import Tightening
 from evoprune.training import (
     BatchSource,
+    Loss,
     Recipe,
     optimizer_from_tensors,
     optimizer_to_tensors,
@@ -38,6 +39,7 @@ class FineTuner:
         recipe: settings; `recipe.epochs` is the length of the learning-rate schedule.
         teacher: in eval mode; its outputs are matched where given.
         tightening: prunes further while the epochs run.
+        loss: as of `train_epoch`.
 
     Attributes:
         masks: as they are now.
@@ -51,8 +53,9 @@ class FineTuner:
         recipe: Recipe,
         teacher: nn.Module | None = None,
         tightening: Tightening | None = None,
+        loss: Loss | None = None,
     ) -> None:
-        self.model, self.source, self.recipe, self.teacher = model, source, recipe, teacher
+        self.model, self.source, self.recipe, self.teacher, self.loss = model, source, recipe, teacher, loss
         self.tightening = tightening
         self.weights = [(weight_of(model, name), name) for name in masks]
         self._set(masks)
@@ -81,8 +84,8 @@ class FineTuner:
 
         rng = generator(seed, *path, epoch)
         return train_epoch(
-            self.model, self.source, self.recipe, self.optimizer, epoch, rng, self.teacher, after_step
-        )  # fmt: skip
+            self.model, self.source, self.recipe, self.optimizer, epoch, rng, self.teacher, self.loss, after_step
+        )
 
     def _set(self, masks: Masks) -> None:
         self.masks = dict(masks)

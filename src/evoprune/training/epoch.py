@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from evoprune.core import EvopruneError, said
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
-__all__ = ["train_epoch"]
+__all__ = ["Loss", "train_epoch"]
+
+Loss = Callable[[Any, Tensor], Tensor]
+"""A model's outputs and the targets -> what training makes small, a tensor of one number."""
 
 
 def train_epoch(
@@ -24,18 +28,20 @@ def train_epoch(
     epoch: int,
     rng: torch.Generator,
     teacher: nn.Module | None = None,
+    loss: Loss | None = None,
     after_step: Callable[[float], None] | None = None,
 ) -> float:
     """One pass over the training data; returns the mean loss.
 
     Args:
-        model: (B, ...) inputs to (B, C) logits; left in train mode.
+        model: (B, ...) inputs to (B, C) logits, or to what `loss` takes; left in train mode.
         source: the batches.
         recipe: learning-rate schedule, label smoothing, distillation.
         optimizer: made by `recipe.make_optimizer(model)`.
         epoch: counted from 0; with `recipe.epochs` it places the epoch in the schedule.
         rng: all randomness of the epoch (order, augmentation, dropout) comes from here.
         teacher: a model in eval mode whose logits are to be matched (Hinton et al. 2015).
+        loss: instead of cross-entropy, label smoothing and the teacher; a tensor of outputs comes in float32.
         after_step: called after every optimizer step with the number of epochs that are done, 2.5 in the middle of
             the third; for instance to keep pruned weights at zero.
 
@@ -56,30 +62,28 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             inputs = _scaled(images, recipe, epoch)
-            teacher_logits = cached
-            if teacher is not None and cached is None:
+            teacher_logits = cached if teacher is not None and loss is None else None
+            if teacher is not None and loss is None and cached is None:
                 with torch.no_grad(), recipe.autocast(device):
                     teacher_logits = teacher(inputs.clone()).float()  # either model may change its inputs in place
             try:
                 with recipe.autocast(device):
-                    logits = model(inputs).float()
+                    outputs = model(inputs)
             except ValueError as error:
                 if len(targets) > 1:
                     raise
                 raise EvopruneError(
                     f"the model cannot train on a batch of one sample: {said(error)}; give the loader drop_last=True"
                 ) from error
-            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            if teacher is not None and teacher_logits is not None:
-                loss = (1 - recipe.distill) * loss + recipe.distill * _distillation(
-                    logits, teacher_logits, recipe.temperature
-                )
+            if isinstance(outputs, Tensor):
+                outputs = outputs.float()
+            value = _loss(outputs, targets, teacher_logits, recipe) if loss is None else loss(outputs, targets)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             optimizer.step()
             if after_step is not None:
                 after_step(epoch + (step + 1) / source.steps)
-            total += loss.detach() * len(targets)
+            total += value.detach() * len(targets)
             samples += len(targets)
     mean = float(total) / max(samples, 1)
     if not math.isfinite(mean):
@@ -93,6 +97,14 @@ def _scaled(inputs: Tensor, recipe: Recipe, epoch: int) -> Tensor:
     if inputs.dim() != 4 or (size := recipe.size_at(epoch, inputs.shape[-1])) == inputs.shape[-1]:
         return inputs
     return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
+
+
+def _loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None, recipe: Recipe) -> Tensor:
+    """Cross-entropy, and where there is a teacher its share."""
+    loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    if teacher_logits is None:
+        return loss
+    return (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, teacher_logits, recipe.temperature)
 
 
 def _distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

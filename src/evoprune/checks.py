@@ -1,0 +1,221 @@
+"""Whether a run can do what it is asked to, said before it costs time; and what a user should know of it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evoprune.core import EvopruneError, resolve_layers, said, weight_of
+from evoprune.guidance import NEED_SAMPLES
+from evoprune.run import Settings, Task
+from evoprune.scoring import Accuracy, device_of
+from evoprune.surgery import batch_norms
+from evoprune.training import Loss, TensorSource
+
+__all__ = [
+    "check_dense", "check_guidance", "check_recalibration", "check_state", "check_training", "copied",
+    "name_what_stays",
+]  # fmt: skip
+
+ALREADY = 0.01
+"""Share of zeros that no trained model has by chance."""
+NEGLIGIBLE = 0.02
+"""Share of the parameters that may be left out without a word."""
+log = logging.getLogger("evoprune")
+
+
+def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
+    """Refuse a model that is broken; warn of one that does not know its data.
+
+    Raises:
+        EvopruneError: a weight or the score is not finite.
+    """
+    for name, parameter in task.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise EvopruneError(f"the model's {name} has NaN or infinite values; give a model with finite weights")
+    if abs(dense_val_score) == float("inf"):
+        raise EvopruneError(f"the score of the dense model is {dense_val_score}; expected a finite number")
+    floor = settings.floor
+    if floor is not None and isinstance(task.val_score, Accuracy) and not 0 <= floor <= 1:
+        hint = f"; did you mean {floor / 100:g}?" if 2 < floor <= 100 else ""
+        raise EvopruneError(f"--floor {floor:g}: expected an accuracy from 0 to 1{hint}")
+    if floor is not None and floor > dense_val_score:
+        raise EvopruneError(
+            f"the floor {floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
+            " give a --floor below it, or --max-drop in points"
+        )
+    zeros = sum(int((weight_of(task.model, layer.name) == 0).sum()) for layer in task.layers)
+    share = zeros / sum(layer.size for layer in task.layers)
+    if share > ALREADY:
+        log.warning(
+            "%.2f %% of the weights are zero already; they count as weights that stay until they are pruned, and"
+            " training gives them values again: ask for more than that, or fine-tune the run that pruned them",
+            100 * share,
+        )
+    score = task.val_score
+    if isinstance(score, Accuracy):
+        classes = len(score.targets.unique())
+        chance = 1 / classes
+        if classes > 1 and dense_val_score < chance + 3 * (chance * (1 - chance) / score.samples) ** 0.5:
+            log.warning(
+                "the dense model's validation accuracy is %.4f, about what guessing gives with %d classes; is it"
+                " trained, and are these its data and labels?",
+                dense_val_score, classes,
+            )  # fmt: skip
+
+
+def check_guidance(task: Task, settings: Settings) -> None:
+    """Whether there is what the rule of the settings looks at.
+
+    Raises:
+        EvopruneError: it needs samples, and the run has none; or gradients, and a layer is frozen.
+    """
+    if task.samples is None and settings.guidance in NEED_SAMPLES:
+        raise EvopruneError(
+            f"--guidance {settings.guidance} looks at samples: pass `train`, or a score built from data such as"
+            " evoprune.accuracy(loader)"
+        )
+    layers = resolve_layers(task.layers, settings.layers)
+    frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]
+    if settings.tightens and frozen:
+        raise EvopruneError(
+            f"--space training prunes by the gradients of training, and the weight of {frozen[0]} is frozen"
+            f" ({len(frozen)} of {len(layers)} layers are); name the layers to prune, or choose --space allocation"
+        )
+
+
+def check_recalibration(task: Task) -> None:
+    """Whether there is what `recalibrate` measures, and what it measures it on.
+
+    Raises:
+        EvopruneError: the model has no batch norm, or the run no training data.
+    """
+    if not batch_norms(task.model):
+        raise EvopruneError("--recalibrate: the model has no batch norm with running statistics; leave it out")
+    if task.train is None:
+        raise EvopruneError("--recalibrate measures on training data; pass `train`, or leave it out")
+
+
+def check_training(task: Task, settings: Settings) -> None:
+    """Whether the loss of a few samples can be computed, and lead anywhere, before a search has been paid for.
+
+    Raises:
+        EvopruneError: it cannot.
+    """
+    model, source, samples, own = task.model, task.train, task.samples, task.loss
+    if source is None or samples is None:
+        return
+    epochs = settings.finetune_epochs + settings.final_epochs
+    if epochs and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise EvopruneError(
+            "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
+        )
+    has_loss = epochs > 0 or settings.guidance == "gradient"  # else it only shows guidance what inputs look like
+    targets = source.targets if isinstance(source, TensorSource) else samples[1]
+    classifies = has_loss and own is None
+    if classifies and targets.is_floating_point() and not _are_probabilities(targets):
+        raise EvopruneError(
+            f"the training data has targets {tuple(targets.shape)} {targets.dtype}, and fine-tuning is by"
+            " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or a loss of your own, such"
+            " as loss=torch.nn.functional.mse_loss"
+        )
+    tried = copied(model).train(epochs > 0)  # auxiliary outputs, say, show only in train mode
+    device = device_of(model)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            outputs = tried(samples[0][:2].to(device, copy=True))
+        loss = _first_loss(outputs, samples[1][:2], own) if has_loss else None
+        if loss is not None and epochs:
+            loss.backward()
+            if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):
+                raise TypeError("sparse gradients; make embeddings with sparse=False")
+    except Exception as error:  # whatever a user's model says about its data
+        raise EvopruneError(
+            f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
+        ) from error
+    if classifies and targets.dim() == 1 and not targets.is_floating_point():
+        lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
+        if lowest < 0 or highest >= classes:
+            raise EvopruneError(
+                f"the training data has label {lowest if lowest < 0 else highest}, but the model has {classes}"
+                f" outputs; expected class numbers from 0 to {classes - 1}"
+            )
+
+
+def _first_loss(outputs: Any, targets: Tensor, own: Loss | None) -> Tensor:
+    if own is not None:
+        device = outputs.device if isinstance(outputs, Tensor) else targets.device
+        loss = own(outputs.float() if isinstance(outputs, Tensor) else outputs, targets.to(device))
+        if not isinstance(loss, Tensor) or loss.dim() > 0 or not loss.requires_grad:
+            what = f"tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TypeError(f"the loss gives a {what}; expected a tensor of one number that has gradients")
+        return loss
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"it gives a {type(outputs).__name__}, and cross-entropy needs logits (N, C); give a loss of your own, or"
+            " leave `train` out"
+        )
+    return F.cross_entropy(outputs.float().cpu(), targets)  # on the CPU: a wrong label would leave a GPU unusable
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    if targets.dim() != 2 or targets.shape[1] < 2:
+        return False
+    return bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
+def check_state(model: nn.Module) -> None:
+    """Snapshots and weights hold tensors only."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise EvopruneError(
+                f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
+                " tensors; give a model without it"
+            )
+
+
+def name_what_stays(model: nn.Module) -> None:
+    """Warn of weights that cannot be pruned."""
+    computed = [
+        name
+        for name, module in model.named_modules()
+        if "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    if computed:
+        log.warning(
+            "left out, for their weights are computed from other parameters (a parametrization, torch.nn.utils.prune):"
+            " %s; make them plain first, such as with torch.nn.utils.parametrize.remove_parametrizations",
+            ", ".join(computed),
+        )
+    plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    weights = {id(module._parameters.get("weight")) for module in plain}
+    others = {name: p.numel() for name, p in model.named_parameters() if p.dim() >= 2 and id(p) not in weights}
+    share = sum(others.values()) / max(1, sum(parameter.numel() for parameter in model.parameters()))
+    if share > NEGLIGIBLE:
+        log.warning(
+            "%.0f %% of the parameters stay as they are, and count in no sparsity: matrices that are not the weight of"
+            " a plain layer (as in torch's LSTM and MultiheadAttention, or in scripted modules): %s",
+            100 * share, ", ".join(list(others)[:3]) + (", ..." if len(others) > 3 else ""),
+        )  # fmt: skip
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model.
+
+    Raises:
+        EvopruneError: torch cannot copy it.
+    """
+    try:
+        return copy.deepcopy(model)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of torch, for a parameter that is computed from others
+        raise EvopruneError(
+            f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
+            " (torch.nn.utils.remove_weight_norm), and where the model keeps activations run it under torch.no_grad()"
+        ) from error
