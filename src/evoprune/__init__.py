@@ -29,10 +29,11 @@ from evoprune.api import evaluate, finetune, prune, resume
 from evoprune.core import EvopruneError
 from evoprune.run import Result
 from evoprune.scoring import accuracy, fidelity, loss
+from evoprune.surgery import apply_masks
 
 if sys.excepthook is _quiet_when_interrupted:
     sys.excepthook = _hook_before
 
 __all__ = [
-    "EvopruneError", "Result", "accuracy", "evaluate", "fidelity", "finetune", "loss", "prune", "resume",
+    "EvopruneError", "Result", "accuracy", "apply_masks", "evaluate", "fidelity", "finetune", "loss", "prune", "resume",
 ]  # fmt: skip

@@ -45,10 +45,11 @@ def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:
     share_axis(axes, theme)
     for x, y, sparsity in zip(kept, drawn, data.sparsity, strict=True):
         if sparsity >= SPARSEST_LABELLED:
-            write(axes, wording.percent(sparsity), (x, y), (0, -12), theme.muted, ha="center", fontsize=7)
+            write(axes, wording.percent(sparsity), (x, y), (4, 5), theme.muted, fontsize=7)  # the curve falls
     if data.picked is not None:
         at = kept[data.picked], drawn[data.picked]
-        axes.plot(*at, marker="o", markersize=11, markerfacecolor="none", color=theme.palette[1], label="the result")
+        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
+        axes.plot(*at, **ring, color=theme.palette[1], label="the result")
         legend_below(drawing, [axes], theme)
     draw_levels(axes, scores, data.score, theme)
     return drawing
