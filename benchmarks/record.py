@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-import evoprune  # noqa: F401 (before torch: it sets how OpenMP waits)
-
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -178,7 +178,8 @@ def generator(seed: int, *path: int) -> torch.Generator:
     """A CPU random generator for one step of a run.
 
     Every step (a stage, a generation, an epoch) derives its own stream from the run's seed and its place in
-    the run, so no random state has to be saved and a resumed run draws the same numbers as an unbroken one.
+    the run, so no random state has to be saved and a resumed run draws the same numbers as an unbroken one. A path is
+    filled up with zeros to three numbers: `(seed, 1)` and `(seed, 1, 0)` are the same stream.
     """
     if seed < 0:
         raise EvopruneError(f"seed {seed}: expected 0 or more")

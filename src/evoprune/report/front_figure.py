@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -48,7 +49,7 @@ def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:
             write(axes, wording.percent(sparsity), (x, y), (4, 5), theme.muted, fontsize=7)  # the curve falls
     if data.picked is not None:
         at = kept[data.picked], drawn[data.picked]
-        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
+        ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
         axes.plot(*at, **ring, color=theme.palette[1], label="the result")
         legend_below(drawing, [axes], theme)
     draw_levels(axes, scores, data.score, theme)
