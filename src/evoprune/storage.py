@@ -25,6 +25,7 @@ __all__ = [
     "read_tensors",
     "save_tensors",
     "shapes_of",
+    "under",
     "write_atomic",
     "write_json",
 ]
@@ -55,6 +56,11 @@ def write_atomic(path: Path, content: bytes) -> None:
     finally:  # also where it was interrupted; once renamed it is gone
         with suppress(OSError):
             beside.unlink()
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -31,23 +31,17 @@ from evoprune.search import (
     make_algorithm,
 )
 
+from .conftest import even_ranks, rng
+
 SIZES = (30, 7, 1, 20)
 COUNT = sum(SIZES)
 SIZE = 6
 """P of every algorithm here, but EvoPress keeps one parent."""
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def budgeted(sizes: tuple[int, ...] = SIZES, keep: int | None = None, **options: object) -> BudgetedBits:
     keep = max(len(sizes), sum(sizes) // 3) if keep is None else keep
     return BudgetedBits(sizes, keep, torch.ones(sum(sizes), dtype=torch.bool), **options)  # type: ignore[arg-type]
-
-
-def even_ranks(sizes: tuple[int, ...], seed: int) -> Tensor:
-    return torch.cat([torch.randperm(size, generator=rng(seed)) / size for size in sizes])
 
 
 def swaps(sizes: tuple[int, ...]) -> BoundarySwaps:

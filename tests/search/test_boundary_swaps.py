@@ -13,11 +13,9 @@ from torch import Tensor
 from evoprune.core import EvopruneError
 from evoprune.search import BoundarySwaps, Population
 
+from .conftest import rng
+
 FAST = settings(max_examples=60)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def genes(sizes: list[int], counts: list[int], seed: int = 0, **options: float) -> BoundarySwaps:

@@ -15,13 +15,11 @@ from evoprune.core import EvopruneError
 from evoprune.search import BudgetedBits, Genes, Population, Shares, share_budget
 from evoprune.search.self_adaptation import adapted, trades
 
+from .conftest import even_ranks, rng
+
 FAST = settings(max_examples=30)
 SIZES = (30, 7, 1, 20)
 COUNT = sum(SIZES)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def population(genes: Genes, size: int, seed: int) -> Population:
@@ -32,10 +30,6 @@ def population(genes: Genes, size: int, seed: int) -> Population:
 def parents(size: int, children: int, seed: int) -> tuple[Tensor, Tensor]:
     drawn = torch.randint(size, (2, children), generator=rng(seed))
     return drawn[0], drawn[1]
-
-
-def even_ranks(sizes: tuple[int, ...], seed: int) -> Tensor:
-    return torch.cat([torch.randperm(size, generator=rng(seed)) / size for size in sizes])
 
 
 def dense(keep: int, sizes: tuple[int, ...] = SIZES, **options: object) -> BudgetedBits:

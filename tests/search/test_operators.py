@@ -10,11 +10,9 @@ from torch import Tensor
 
 from evoprune.search import OriginalGA, Population, share_budget
 
+from .conftest import rng
+
 FAST = settings(max_examples=60)
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @st.composite

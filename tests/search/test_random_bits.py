@@ -13,11 +13,9 @@ from torch import Tensor
 from evoprune.search.keep_highest import keep_highest
 from evoprune.search.random_bits import LEVELS, coin_flips, hits, put, random_bytes, random_levels
 
+from .conftest import rng
+
 FAST = settings(max_examples=60)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @given(st.integers(0, 300), st.integers(0, 1000))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from evoprune.search import evolve_units, nested_ranks
 
+from .conftest import rng
+
 Case = tuple[Tensor, Tensor, Tensor]
 
 
@@ -19,10 +21,6 @@ def output_error(weight: Tensor, moment: Tensor, kept: Tensor) -> Tensor:
     """(U,) mean squared distance between each unit's masked and full output, written out."""
     gone = weight * ~kept
     return ((gone @ moment) * gone).sum(1)
-
-
-def rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def layer(units: int, inputs: int, seed: int, correlated: float = 1.0) -> Case:

@@ -15,7 +15,7 @@ from evoprune.guidance import Advice
 from evoprune.run.schedule import Outcome, Stage
 from evoprune.search import Population
 from evoprune.spaces import pack_bits, unpack_bits
-from evoprune.storage import read_tensors, save_tensors, shapes_of
+from evoprune.storage import read_tensors, save_tensors, shapes_of, under
 
 __all__ = ["FrontPoint", "Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
 
@@ -140,29 +140,29 @@ def load_state(path: Path) -> RunState:
         if plain["stage"] is not None:
             plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
         plain["front"] = [
-            FrontPoint(point["sparsity"], point["score"], _kept(_under(tensors, f"front/{index:03}/")))
+            FrontPoint(point["sparsity"], point["score"], _kept(under(tensors, f"front/{index:03}/")))
             for index, point in enumerate(plain["front"])
         ]
-        now, accepted = (_kept(_under(tensors, f"{name}/")) for name in ("now", "accepted"))
+        now, accepted = (_kept(under(tensors, f"{name}/")) for name in ("now", "accepted"))
         population = None
-        if _under(tensors, "population/"):
+        if under(tensors, "population/"):
             population = Population(
                 tensors["population/genomes"],
                 tensors["population/fitness"],
-                _under(tensors, "population/traits/"),
-                _under(tensors, "population/state/"),
+                under(tensors, "population/traits/"),
+                under(tensors, "population/state/"),
             )
         advice = None
         if "advice" in plain:
-            said = _under(tensors, "advice/")
+            said = under(tensors, "advice/")
             advice = Advice(said["order"], said.get("importance"), **plain.pop("advice"))
         return RunState(
             now=now,
             accepted=accepted,
             population=population,
             advice=advice,
-            optimizer=_under(tensors, "optimizer/"),
-            warm=_under(tensors, "warm/"),
+            optimizer=under(tensors, "optimizer/"),
+            warm=under(tensors, "warm/"),
             **plain,
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -172,14 +172,10 @@ def load_state(path: Path) -> RunState:
         ) from error
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def _kept(tensors: dict[str, Tensor]) -> Kept:
-    values = _under(tensors, "values/")
+    values = under(tensors, "values/")
     masks = {
         name: unpack_bits(packed, values[name].numel()).view(values[name].shape)
-        for name, packed in _under(tensors, "masks/").items()
+        for name, packed in under(tensors, "masks/").items()
     }
-    return Kept(_under(tensors, "model/"), masks, values, _under(tensors, "left/"))
+    return Kept(under(tensors, "model/"), masks, values, under(tensors, "left/"))

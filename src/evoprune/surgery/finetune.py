@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Masks, generator, weight_of
+from evoprune.storage import under
 from evoprune.surgery.masks import apply_masks
 from evoprune.surgery.tighten import Tightening
 from evoprune.training import (
@@ -111,7 +112,7 @@ class FineTuner:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        mine = {name: tensor for name, tensor in tensors.items() if name.startswith(TIGHTENING)}
-        optimizer_from_tensors(self.optimizer, {name: tensors[name] for name in tensors.keys() - mine.keys()})
+        rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(TIGHTENING)}
+        optimizer_from_tensors(self.optimizer, rest)
         if self.tightening is not None:
-            self.tightening.load_state({name.removeprefix(TIGHTENING): tensor for name, tensor in mine.items()})
+            self.tightening.load_state(under(tensors, TIGHTENING))

@@ -13,7 +13,7 @@ from torch import nn, optim
 
 from evoprune.core import EvopruneError
 from evoprune.scoring import device_of
-from evoprune.storage import digest_of, read_tensors, save_tensors, shapes_of
+from evoprune.storage import digest_of, read_tensors, save_tensors, shapes_of, under
 from evoprune.training import Recipe, optimizer_from_tensors, optimizer_to_tensors
 from evoprune.zoo.data import Data
 
@@ -67,10 +67,8 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
         raise EvopruneError(
             f"{part} holds an unfinished training of other settings ({differing}); delete it to train from the start"
         )
-    weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
-    state = {name.removeprefix("optimizer/"): t for name, t in tensors.items() if name.startswith("optimizer/")}
-    model.load_state_dict(weights)
-    optimizer_from_tensors(optimizer, state)
+    model.load_state_dict(under(tensors, "model/"))
+    optimizer_from_tensors(optimizer, under(tensors, "optimizer/"))
     loaded: list[EpochResult] = history
     return loaded
 
