@@ -6,6 +6,8 @@ import copy
 import json
 import logging
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -791,7 +793,7 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
     consistent(quick(model(), train=(inputs, targets[:, None].float()), finetune_epochs=0, final_epochs=0))
     with pytest.raises(EvopruneError, match="does not fit the model"):
         quick(model(), train=(inputs[..., :5], targets), finetune_epochs=0, final_epochs=0)
-    with pytest.raises(EvopruneError, match=r"does not fit the model: TypeError: it gives a tuple"):
+    with pytest.raises(EvopruneError, match=r"the model gives a tuple, and cross-entropy needs"):
         quick(TwoHeaded(), listener=told.append)
     sparse = nn.Sequential(nn.EmbeddingBag(9, 4, sparse=True), nn.Linear(4, 2))
     words = torch.randint(9, (64, 5), generator=torch.Generator().manual_seed(0))
@@ -1067,14 +1069,18 @@ def test_a_loss_that_cannot_be_used() -> None:
     for loss, words in (
         (
             lambda outputs, targets: (outputs - targets) ** 2,
-            r"the loss gives a tensor \(2, 1\); expected a tensor of one",
+            r"gives a tensor \(2, \d\); expected a tensor without",
         ),
         (lambda *_: 1.0, "the loss gives a float"),
-        (lambda outputs, _: outputs.detach().mean(), r"expected a tensor of one number that has gradients"),
-        (lambda outputs, targets: outputs @ targets, "does not fit the model: RuntimeError"),
+        (lambda outputs, _: outputs.detach().mean(), "the loss has no gradients"),
+        (lambda outputs, targets: outputs @ targets, "the loss raised RuntimeError"),
+        (nn.MSELoss, "expected a function"),
+        ("mse", "loss is 'mse'; expected a function"),
     ):
         with pytest.raises(EvopruneError, match=words):
             quick(net, score, train, loss=loss)
+        with pytest.raises(EvopruneError, match=words):  # also where only guidance looks at it
+            quick(net, evoprune.accuracy((train[0], torch.zeros(256).long())), None, loss=loss, guidance="gradient")
     with pytest.raises(EvopruneError, match="distill belongs to cross-entropy"):
         quick(net, score, train, loss=nn.functional.mse_loss, distill=0.5)
     with pytest.raises(EvopruneError, match="has_loss is nothing that `prune` takes"):
@@ -1100,3 +1106,96 @@ def test_outputs_of_any_kind_go_to_an_own_loss() -> None:
             return -float(loss(candidate(inputs), targets))
 
     consistent(quick(Two(), score, (inputs, targets), loss=loss, sparsity=0.5))
+
+
+def test_outputs_come_to_an_own_loss_in_float32() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = regression()[0]
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"p": self.inner(x).sigmoid()}
+
+    _, _, (inputs, targets) = regression()
+    positive, seen = (targets > 0).float(), set()
+
+    def loss(outputs: dict[str, Tensor], wanted: Tensor) -> Tensor:
+        seen.add(outputs["p"].dtype)
+        return nn.functional.binary_cross_entropy(outputs["p"], wanted)
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return float(((candidate(inputs)["p"] > 0.5) == positive.bool()).float().mean())
+
+    consistent(quick(Named(), score, (inputs, positive), loss=loss, train_precision="bfloat16"))
+    assert seen == {torch.float32}
+
+
+def test_a_loss_that_changes_its_targets_changes_no_data() -> None:
+    net, score, train = regression()
+    batches = [(inputs.clone(), targets.clone()) for inputs, targets in zip(*(t.split(64) for t in train), strict=True)]
+
+    def halving(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs, targets.mul_(0.5))
+
+    for guidance in ("none", "gradient"):
+        quick(net, score, batches, loss=halving, guidance=guidance, space="weights")
+    assert torch.equal(torch.cat([targets for _, targets in batches]), train[1])
+
+
+def test_images_as_targets_are_not_augmented_on_one_side_alone() -> None:
+    images = data()[0]
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return -float(nn.functional.mse_loss(candidate(images), images))
+
+    given = {"train": (images, images), "loss": nn.functional.mse_loss}
+    consistent(quick(net, score, **given))
+    for options in ({"flip": True}, {"first_size": 4}):
+        with pytest.raises(EvopruneError, match="change inputs alone"):
+            quick(net, score, **given, **options)
+
+
+def test_a_loss_for_a_run_that_had_no_training(tmp_path: Path) -> None:
+    net, score, train = regression()
+    first = quick(net, score, None, out=tmp_path, guidance="magnitude")
+    tuned = evoprune.finetune(tmp_path, 5, model=net, score=score, train=train, loss=nn.functional.mse_loss)
+    assert tuned.score > first.score
+
+
+def test_scores_relative_to_the_dense_model_stay_so(tmp_path: Path) -> None:
+    net = model()
+    first = quick(net, evoprune.fidelity(data()), out=tmp_path)
+    found = evoprune.evaluate(tmp_path, model=net, score=evoprune.fidelity(data()))
+    assert found["val_score"] == found["recorded"]["val_score"] == first.score < 0
+    tuned = evoprune.finetune(tmp_path, 1, model=net, score=evoprune.fidelity(data()), train=data())
+    scored = evoprune.fidelity(data())
+    scored.bind(net)
+    assert tuned.score == pytest.approx(scored(tuned.model))
+
+
+def test_model_and_score_are_given_together(tmp_path: Path) -> None:
+    quick(model(), out=tmp_path)
+    for call in (evoprune.finetune, evoprune.evaluate):
+        with pytest.raises(EvopruneError, match="pass `model` and `score`, both"):
+            call(tmp_path, model=model())  # type: ignore[operator]
+        with pytest.raises(EvopruneError, match=r"started from Python with a model of its own.*model=\.\.\., score="):
+            call(tmp_path)  # type: ignore[operator]
+        with pytest.raises(EvopruneError, match=r"has no shape yet"):
+            call(tmp_path, model=nn.LazyLinear(2), score=margin)  # type: ignore[operator]
+
+
+WARNS = """
+import torch, evoprune
+net = torch.nn.Linear(4, 2)
+evoprune.prune(net, lambda m: 1.0, sparsity=0.5, flip=True, population=3, generations=1)
+"""
+
+
+def test_warnings_are_seen_where_no_logging_was_set_up() -> None:
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True, check=True)
+    assert "without `train` nothing is fine-tuned, and this means nothing: flip" in done.stderr
+    assert "begins with random weights" in done.stderr

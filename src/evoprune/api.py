@@ -100,8 +100,9 @@ def prune(
         train: batches for fine-tuning: a DataLoader, a list of (inputs, targets), or a pair of tensors; without it
             nothing is fine-tuned, and the search has more generations by default.
         test: another score, read once at the end for the dense and the pruned model.
-        loss: (outputs, targets) -> a tensor of one number that fine-tuning makes small, such as
-            `torch.nn.functional.mse_loss`; cross-entropy by default, for a classifier.
+        loss: (outputs, targets) -> a tensor of one number that fine-tuning makes small, and whose gradients guidance
+            `gradient` looks at, such as `torch.nn.functional.mse_loss`; it must depend on its arguments alone. By
+            default cross-entropy, for a classifier, with the dense model as teacher.
         layers: names of the layers to prune; all prunable ones by default.
         out: run folder for journal, snapshots, masks, weights and the report; nothing is written without it.
         overwrite: start over where `out` holds a run.
@@ -121,9 +122,9 @@ def prune(
         >>> result = evoprune.prune(model, evoprune.accuracy(val_loader), train=train_loader, max_drop=0.5)
         >>> result.sparsity, result.score
     """
-    if not isinstance(model, nn.Module):
-        raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    check_initialized(model)
+    _check_model(model)
+    if loss is not None and (not callable(loss) or isinstance(loss, type)):
+        raise EvopruneError(f"loss is {loss!r}; expected a function (outputs, targets) -> a tensor of one number")
     if named := sorted(name for name in NAMED_ONLY if settings.get(name) is not None):
         raise EvopruneError(f"{named[0]} is nothing that `prune` takes: give the model and the score themselves")
     score = as_score(score)
@@ -146,7 +147,7 @@ def prune(
     if names is not None and not isinstance(names, Iterable):
         raise EvopruneError(f"layers is {layers!r}; expected names of layers")
     if isinstance(settings.get("device"), torch.device):
-        settings["device"] = settings["device"].type
+        settings["device"] = "auto" if settings["device"] == device_of(model) else settings["device"].type
     chosen = make_settings(layers=list(names) if names is not None else None, **settings)
     given = {"has_train": train is not None, "has_test": test is not None, "has_loss": loss is not None}
     chosen = chosen.model_copy(update=given)
@@ -154,13 +155,21 @@ def prune(
         raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
     as_given = like(model)
     with surroundings(chosen) as warned:
-        _warn_of_defaults(score, train, settings)
+        _warn_of_defaults(score, train, loss, settings)
         task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
         return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener, warned))
 
 
-def _warn_of_defaults(score: Score, train: Any, given: dict[str, Any]) -> None:
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    check_initialized(model)
+
+
+def _warn_of_defaults(score: Score, train: Any, loss: Loss | None, given: dict[str, Any]) -> None:
     """Tell a Python user what is not as they may think."""
+    if loss is not None and train is None and given.get("guidance") != "gradient":
+        log.warning("without `train` nothing is fine-tuned, and `loss` means nothing")
     if train is None and (vain := sorted(name for name in ONLY_TUNING if given.get(name))):
         log.warning("without `train` nothing is fine-tuned, and this means nothing: %s", ", ".join(vain))
     if given.get("batch_size") and not (train is None or is_pair(train)):
@@ -213,6 +222,8 @@ def resume(
         inplace: go on in the given model itself, which is copied otherwise.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
     """
+    if model is not None:
+        _check_model(model)
     with _opened(out) as (folder, found):
         settings = found
         as_given = like(model) if model is not None else lambda result: result
@@ -235,7 +246,7 @@ def resume(
         if model is not None:
             _check_given("train", settings.has_train, train)
             _check_given("test", settings.has_test, test)
-            _check_given("loss", settings.has_loss, loss)
+            _check_given("loss", bool(settings.has_loss), loss)
         task, settings = _again(settings, dense, folder.dense, model, score, train, test, loss, same_data=True)
         device = device_of(task.model).type
         if settings.device_used not in (None, device):
@@ -280,15 +291,19 @@ def finetune(
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
+    if model is not None:
+        _check_model(model)
     with _opened(run) as (folder, found):
         folder.read_result()
         as_given = like(model) if model is not None else lambda result: result
         if model is not None:
             _check_given("test", found.has_test, test)
-            _check_given("loss", found.has_loss, loss)
+            if found.has_train:
+                _check_given("loss", bool(found.has_loss), loss)
             model = copied(model)
         weights = read_weights(folder.dense)
-        task, settings = _again(_on_this_machine(found), weights, folder.dense, model, score, train, test, loss)
+        settings = _on_this_machine(found).model_copy(update={"final_epochs": epochs})  # which are checked
+        task, settings = _again(settings, weights, folder.dense, model, score, train, test, loss)
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
@@ -334,9 +349,12 @@ def evaluate(
         raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
     with _opened(run, lock=False) as (folder, found):
         recorded = folder.read_result()["pruned"]
-        settings, weights = _on_this_machine(found), read_weights(folder.model, folder.remedy)
-        own = None if model is None else copied(model)
-        task, settings = _again(settings, weights, folder.model, own, score, None, test)
+        file, own = folder.model, None
+        if model is not None:
+            _check_model(model)
+            file, own = folder.dense, copied(model)
+        weights = read_weights(file, folder.remedy)
+        task, settings = _again(_on_this_machine(found), weights, file, own, score, None, test)
         return _measured(settings, task, _load_pruned(task.model, folder, settings), recorded | {"data": found.data})
 
 
@@ -393,19 +411,35 @@ def _again(
     settings: Settings, weights: dict[str, Tensor] | None, source: Path, model: nn.Module | None, score: Score | None,
     train: Any, test: Score | None, loss: Loss | None = None, same_data: bool = False,
 ) -> tuple[Task, Settings]:  # fmt: skip
-    """The task of a run with weights from its folder: of the names in its settings, or of what is given again."""
+    """The task of a run: of the names in its settings, or of what is given again.
+
+    `weights`, from a file `source` of its folder, become the model's; what is given again needs those of the dense
+    model, since scores may be relative to it.
+    """
     if model is None or score is None:
+        if any(given is not None for given in (model, score, train, test, loss)):
+            raise EvopruneError("pass `model` and `score`, both; what else is given goes with them")
         return named_task(settings, weights, source, same_data)
     task = given_task(model, as_score(score), train, test, settings, loss)
     if weights is not None:
         load_weights(task.model, weights, source)
+    _bind(task)
     return task, settings
+
+
+def _bind(task: Task) -> None:
+    """Show the dense model to scores that are relative to it."""
+    for score in (task.val_score, task.test_score):
+        if isinstance(score, DataScore):
+            score.bind(task.model)
 
 
 def _begin(
     task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None, warned: list[str]
 ) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
+    if out is not None:
+        Folder(out).check_vacant(overwrite)
     resolve_layers(task.layers, settings.layers)
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
@@ -434,9 +468,7 @@ def _carry_out(
     resumed: bool = False,
 ) -> Result:
     """Run, finish, report."""
-    for score in (task.val_score, task.test_score):
-        if isinstance(score, DataScore):
-            score.bind(task.model)
+    _bind(task)
     dense = copied(task.model).cpu()  # scored at the end alone
     if folder is not None and not folder.dense.exists():
         save_tensors(dense.state_dict(), folder.dense)

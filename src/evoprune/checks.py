@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, device_of
 from evoprune.surgery import batch_norms
-from evoprune.training import Loss, TensorSource
+from evoprune.training import Loss, TensorSource, in_float32
 
 __all__ = [
     "check_dense", "check_guidance", "check_recalibration", "check_state", "check_training", "copied",
@@ -108,9 +109,9 @@ def check_training(task: Task, settings: Settings) -> None:
         EvopruneError: it cannot.
     """
     model, source, samples, own = task.model, task.train, task.samples, task.loss
-    if source is None or samples is None:
+    if samples is None or (source is None and settings.guidance != "gradient"):
         return
-    epochs = settings.finetune_epochs + settings.final_epochs
+    epochs = 0 if source is None else settings.finetune_epochs + settings.final_epochs
     if epochs and not any(parameter.requires_grad for parameter in model.parameters()):
         raise EvopruneError(
             "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
@@ -124,16 +125,28 @@ def check_training(task: Task, settings: Settings) -> None:
             " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or a loss of your own, such"
             " as loss=torch.nn.functional.mse_loss"
         )
-    tried = copied(model).train(epochs > 0)  # auxiliary outputs, say, show only in train mode
-    device = device_of(model)
+    if targets.dim() > 2 and (settings.augmentation or settings.first_size):
+        raise EvopruneError(
+            f"shift, flip, cutout and first_size change inputs alone, and the targets are {tuple(targets.shape)}; leave"
+            " them out, and let a loader augment both"
+        )
+    tried, device = copied(model).train(epochs > 0), device_of(model)  # auxiliary outputs show only in train mode
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            outputs = tried(samples[0][:2].to(device, copy=True))
-        loss = _first_loss(outputs, samples[1][:2], own) if has_loss else None
-        if loss is not None and epochs:
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
+        ):
+            outputs = in_float32(tried(samples[0][:2].to(device, copy=True)))
+        if classifies:
+            loss = _cross_entropy(outputs, samples[1][:2])
+        elif has_loss and own is not None:
+            loss = _own_loss(own, outputs, samples[1][:2].to(device, copy=True))
+        if epochs:
             loss.backward()
             if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):
                 raise TypeError("sparse gradients; make embeddings with sparse=False")
+    except EvopruneError:
+        raise
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(
             f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
@@ -147,20 +160,26 @@ def check_training(task: Task, settings: Settings) -> None:
             )
 
 
-def _first_loss(outputs: Any, targets: Tensor, own: Loss | None) -> Tensor:
-    if own is not None:
-        device = outputs.device if isinstance(outputs, Tensor) else targets.device
-        loss = own(outputs.float() if isinstance(outputs, Tensor) else outputs, targets.to(device))
-        if not isinstance(loss, Tensor) or loss.dim() > 0 or not loss.requires_grad:
-            what = f"tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TypeError(f"the loss gives a {what}; expected a tensor of one number that has gradients")
-        return loss
+def _cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
     if not isinstance(outputs, Tensor):
-        raise TypeError(
-            f"it gives a {type(outputs).__name__}, and cross-entropy needs logits (N, C); give a loss of your own, or"
-            " leave `train` out"
+        raise EvopruneError(
+            f"the model gives a {type(outputs).__name__}, and cross-entropy needs logits (N, C); give a loss of your"
+            " own, or leave `train` out"
         )
-    return F.cross_entropy(outputs.float().cpu(), targets)  # on the CPU: a wrong label would leave a GPU unusable
+    return F.cross_entropy(outputs.cpu(), targets)  # on the CPU: a label out of range would leave a GPU unusable
+
+
+def _own_loss(loss: Loss, outputs: Any, targets: Tensor) -> Tensor:
+    try:
+        value = loss(outputs, targets)
+    except Exception as error:
+        raise EvopruneError(f"the loss raised {said(error)}") from error
+    if not isinstance(value, Tensor) or value.dim() > 0:
+        what = f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise EvopruneError(f"the loss gives a {what}; expected a tensor without dimensions, such as a mean")
+    if not value.requires_grad:
+        raise EvopruneError("the loss has no gradients; compute it from the outputs, without .detach() or .item()")
+    return value
 
 
 def _are_probabilities(targets: Tensor) -> bool:

@@ -436,7 +436,10 @@ def _guard(call: Callable[[], None], debug: bool, go_on: Callable[[], str] = lam
     except torch.OutOfMemoryError as error:
         if debug:
             raise
-        _fail(f"the GPU has too little memory ({said(error)}); use a smaller --batch-size, or --device cpu; {go_on()}")
+        _fail(
+            f"the GPU has too little memory ({said(error)}); prune with a smaller --batch-size, or on --device cpu;"
+            f" {go_on()}"
+        )
     except KeyboardInterrupt:
         print(f"evoprune: interrupted; {go_on()}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -17,15 +17,17 @@ from evoprune.training import repeatable
 __all__ = ["like", "surroundings"]
 
 
-class _Collector(logging.Handler):
-    """Keeps the text of warnings."""
+class _Collector(logging.Filter):
+    """Keeps the text of warnings, and lets all pass; a handler would stop Python from showing them by itself."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.texts: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            self.texts.append(record.getMessage())
+        return True
 
 
 @contextmanager
@@ -45,12 +47,12 @@ def surroundings(settings: Settings) -> Iterator[list[str]]:
         )
     before, collector, log = torch.get_num_threads(), _Collector(), logging.getLogger("evoprune")
     torch.set_num_threads(settings.threads)
-    log.addHandler(collector)
+    log.addFilter(collector)
     try:
         with repeatable(), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             yield collector.texts
     finally:
-        log.removeHandler(collector)
+        log.removeFilter(collector)
         torch.set_num_threads(before)
 
 

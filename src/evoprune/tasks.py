@@ -130,9 +130,9 @@ def named_model(settings: Settings, weights: Weights | None = None, source: obje
     """The model of the settings with `weights`, or with those of its checkpoint."""
     if settings.data is None and weights is not None:
         raise EvopruneError(
-            "this run was started from Python with a model of its own: evoprune.resume(folder, model, score, train=...)"
-            " goes on with it, or gives the result of one that has ended; to score or fine-tune that, take its model"
-            " and masks"
+            "this run was started from Python with a model of its own, so give that and the score again:"
+            " evoprune.resume(folder, model, score, train=...), and likewise model=..., score=... to evoprune.finetune"
+            " and evoprune.evaluate"
         )
     model = load_model(settings.model, directory=settings.directory)
     checkpoint = _checkpoint_of(settings)

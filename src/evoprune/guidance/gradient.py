@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, weight_of
 from evoprune.scoring import device_of, evaluating
-from evoprune.training import Loss
+from evoprune.training import Loss, in_float32
 
 __all__ = ["gradient_effects"]
 
@@ -35,7 +35,7 @@ def gradient_effects(
         layers: the layers asked for.
         inputs: (N, ...), on any device.
         targets: (N,) class numbers, or what `loss` takes.
-        loss: (outputs, targets) -> a tensor of one number.
+        loss: (outputs, targets) -> a tensor of one number; the outputs come in float32.
     """
     weights = [weight_of(model, layer.name) for layer in layers]
     frozen = [weight for weight in weights if not weight.requires_grad]
@@ -51,7 +51,7 @@ def gradient_effects(
         with evaluating(model), torch.enable_grad():
             for batch, labels in batches:
                 outputs = model(batch.to(device, copy=True))  # it may change them in place
-                value = loss(outputs, labels.to(device))
+                value = loss(in_float32(outputs), labels.to(device, copy=True))
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:

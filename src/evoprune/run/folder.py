@@ -68,7 +68,7 @@ class Folder:
         """Raise EvopruneError where there is a run already (and not `overwrite`), or something else."""
         path = self.path
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            begun = self._has_settings()  # other tools write a config.json, too
+            begun = self.has_settings()  # other tools write a config.json, too
             if not begun and not (self.state.is_dir() and self._is_half_made()):
                 raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
             if begun and not overwrite:
@@ -103,7 +103,7 @@ class Folder:
             path = self.path / f"model.before-finetune-{number}.safetensors"
         return path
 
-    def _has_settings(self) -> bool:
+    def has_settings(self) -> bool:
         """Also damaged ones, where the folder of a run's state lies beside."""
         if self.config.exists() and self.state.is_dir():
             return True

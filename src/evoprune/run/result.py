@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, sparsity_of
+from evoprune.run.folder import Folder
 from evoprune.run.schedule import Outcome
 from evoprune.run.state import FrontPoint, Kept
 from evoprune.storage import as_safetensors, read_tensors, save_tensors, write_json
@@ -74,7 +75,7 @@ class Result:
         """
         folder = Path(directory)
         own = self.path is not None and folder.resolve() == self.path.resolve()
-        if (folder / "config.json").exists() and not own:
+        if not own and Folder(folder).has_settings():
             raise EvopruneError(f"{folder} holds another run, which would be lost; choose another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, optim
+from torch.utils._pytree import tree_map_only
 
 from evoprune.core import EvopruneError, said
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
-__all__ = ["Loss", "train_epoch"]
+__all__ = ["Loss", "in_float32", "train_epoch"]
 
 Loss = Callable[[Any, Tensor], Tensor]
 """A model's outputs and the targets -> what training makes small, a tensor of one number."""
@@ -41,7 +42,7 @@ def train_epoch(
         epoch: counted from 0; with `recipe.epochs` it places the epoch in the schedule.
         rng: all randomness of the epoch (order, augmentation, dropout) comes from here.
         teacher: a model in eval mode whose logits are to be matched (Hinton et al. 2015).
-        loss: instead of cross-entropy, label smoothing and the teacher; a tensor of outputs comes in float32.
+        loss: instead of cross-entropy, label smoothing and the teacher; the outputs come in float32.
         after_step: called after every optimizer step with the number of epochs that are done, 2.5 in the middle of
             the third; for instance to keep pruned weights at zero.
 
@@ -75,8 +76,7 @@ def train_epoch(
                 raise EvopruneError(
                     f"the model cannot train on a batch of one sample: {said(error)}; give the loader drop_last=True"
                 ) from error
-            if isinstance(outputs, Tensor):
-                outputs = outputs.float()
+            outputs = in_float32(outputs)
             value = _loss(outputs, targets, teacher_logits, recipe) if loss is None else loss(outputs, targets)
             optimizer.zero_grad()
             value.backward()
@@ -97,6 +97,11 @@ def _scaled(inputs: Tensor, recipe: Recipe, epoch: int) -> Tensor:
     if inputs.dim() != 4 or (size := recipe.size_at(epoch, inputs.shape[-1])) == inputs.shape[-1]:
         return inputs
     return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
+
+
+def in_float32(outputs: Any) -> Any:
+    """A model's outputs, also in tuples and dicts, with all floating-point tensors in float32."""
+    return tree_map_only(Tensor, lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, outputs)
 
 
 def _loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None, recipe: Recipe) -> Tensor:

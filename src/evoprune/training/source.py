@@ -195,10 +195,10 @@ class LoaderSource:
                 raise EvopruneError(
                     "the training data gives samples one by one; give batches, such as a DataLoader with a batch_size"
                 )
-            # A model may change its inputs in place, and a list of batches is iterated again.
+            # A model may change its inputs in place, a loss the targets, and a list of batches is iterated again.
             to = torch.device(self.device)
             at_once = to.type == "cuda"  # from pinned memory; the other way the values might be read too early
-            yield Batch(inputs.to(to, non_blocking=at_once, copy=True), targets.to(to, non_blocking=at_once))
+            yield Batch(inputs.to(to, non_blocking=at_once, copy=True), targets.to(to, non_blocking=at_once, copy=True))
 
 
 class FirstSteps:
@@ -221,7 +221,7 @@ def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch_inputs, batch_targets, _ in source.batches(torch.Generator().manual_seed(0)):
-        if inputs and batch_inputs.shape[1:] != inputs[0].shape[1:]:
+        if inputs and (batch_inputs.shape[1:], batch_targets.shape[1:]) != (inputs[0].shape[1:], targets[0].shape[1:]):
             continue
         inputs.append(batch_inputs.cpu())
         targets.append(batch_targets.cpu())
