@@ -123,41 +123,52 @@ def prune(
         >>> result.sparsity, result.score
     """
     _check_model(model)
-    if loss is not None and (not callable(loss) or isinstance(loss, type)):
-        raise EvopruneError(f"loss is {loss!r}; expected a function (outputs, targets) -> a tensor of one number")
-    if named := sorted(name for name in NAMED_ONLY if settings.get(name) is not None):
-        raise EvopruneError(f"{named[0]} is nothing that `prune` takes: give the model and the score themselves")
     score = as_score(score)
-    function = getattr(score, "function", score)
-    name = getattr(function, "__name__", type(function).__name__).lower()
-    if function is not score and name == "accuracy":
-        name = "own accuracy"  # in whatever unit: not a share of correct answers, as ours is
-    settings.setdefault("model", type(model).__name__)
-    settings.setdefault("score_name", name)
-    if loss is not None:
-        if vain := [name for name in ("distill", "label_smoothing") if settings.get(name)]:
-            raise EvopruneError(f"{vain[0]} belongs to cross-entropy, and the loss is your own; leave it out")
-        settings["distill"] = 0.0
-    if train is None and settings.get("preset", "default") == "default":
-        if settings.get("space") != "training":
-            settings.setdefault("generations", UNTUNED_GENERATIONS)
-        if settings.get("guidance") == "gradient":
-            settings.setdefault("space", "allocation")  # without training nothing can tighten in it
-    names = [layers] if isinstance(layers, str) else layers
-    if names is not None and not isinstance(names, Iterable):
-        raise EvopruneError(f"layers is {layers!r}; expected names of layers")
-    if isinstance(settings.get("device"), torch.device):
-        settings["device"] = "auto" if settings["device"] == device_of(model) else settings["device"].type
-    chosen = make_settings(layers=list(names) if names is not None else None, **settings)
-    given = {"has_train": train is not None, "has_test": test is not None, "has_loss": loss is not None}
-    chosen = chosen.model_copy(update=given)
-    if chosen.tightens and train is None:
-        raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
+    chosen = _chosen(model, score, train, test, loss, layers, settings)
     as_given = like(model)
     with surroundings(chosen) as warned:
         _warn_of_defaults(score, train, loss, settings)
         task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
         return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener, warned))
+
+
+def _chosen(
+    model: nn.Module, score: Score, train: Any, test: Score | None, loss: Loss | None,
+    layers: str | Iterable[str] | None, given: dict[str, Any],
+) -> Settings:  # fmt: skip
+    """The settings of a run from Python: what was given, completed."""
+    if named := sorted(name for name in NAMED_ONLY if given.get(name) is not None):
+        raise EvopruneError(f"{named[0]} is nothing that `prune` takes: give the model and the score themselves")
+    names = [layers] if isinstance(layers, str) else layers
+    if names is not None and not isinstance(names, Iterable):
+        raise EvopruneError(f"layers is {layers!r}; expected names of layers")
+    defaults: dict[str, Any] = {"model": type(model).__name__, "score_name": _name_of(score)}
+    if loss is not None:
+        if not callable(loss) or isinstance(loss, type):
+            raise EvopruneError(f"loss is {loss!r}; expected a function (outputs, targets) -> a tensor of one number")
+        if vain := [name for name in ("distill", "label_smoothing") if given.get(name)]:
+            raise EvopruneError(f"{vain[0]} belongs to cross-entropy, and the loss is your own; leave it out")
+        defaults["distill"] = 0.0
+    if train is None and given.get("preset", "default") == "default":
+        if given.get("space") != "training":
+            defaults["generations"] = UNTUNED_GENERATIONS
+        if given.get("guidance") == "gradient":
+            defaults["space"] = "allocation"  # without training nothing can tighten in it
+    if isinstance(device := given.get("device"), torch.device):
+        given = given | {"device": "auto" if device == device_of(model) else device.type}
+    chosen = make_settings(layers=list(names) if names is not None else None, **(defaults | given))
+    if chosen.tightens and train is None:
+        raise EvopruneError("space training prunes while the model trains; pass `train`, or choose another space")
+    has = {"has_train": train is not None, "has_test": test is not None, "has_loss": loss is not None}
+    return chosen.model_copy(update=has)
+
+
+def _name_of(score: Score) -> str:
+    """What the score is called in the report."""
+    function = getattr(score, "function", score)
+    name: str = getattr(function, "__name__", type(function).__name__).lower()
+    # In whatever unit: not a share of correct answers, as ours is.
+    return "own accuracy" if function is not score and name == "accuracy" else name
 
 
 def _check_model(model: object) -> None:
