@@ -385,8 +385,8 @@ def _measured(settings: Settings, task: Task, masks: Masks, recorded: dict[str, 
 def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:
     """The result of a run that has ended, as its folder holds it."""
     summary, weights = folder.read_result(), read_weights(folder.model, folder.remedy)
-    model = named_model(settings, weights, folder.model) if model is None else model
-    model.to(device_named(settings.device))
+    if model is None:
+        model = named_model(settings, weights, folder.model).to(device_named(settings.device))
     masks = _load_pruned(model, folder, settings)
     layers = prunable_layers(model, settings.include_norm)
     points = read_points(folder.path, summary, layers)
