@@ -64,7 +64,7 @@ def run_drawings(run: Run) -> list[Drawing]:
             Drawing(
                 "stages",
                 f"Sparsity and {score}, stage by stage",
-                f"The model after each stage and its fine-tuning: its zeros and its validation {score}.",
+                f"The model after each stage and its fine-tuning: the weights that stay and its validation {score}.",
                 partial(draw_stage_progress, progress, scores),
             )
         )

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from evoprune.report import wording
 from evoprune.report.axes import Break, ScoreAxis, draw_breaks, draw_levels, nan, spans
 from evoprune.report.read import Run
-from evoprune.report.style import Theme, figure, legend_below, style, write
+from evoprune.report.style import Theme, figure, legend_below, share_axis, style, write
 
 __all__ = [
     "Finetuning", "LayerSparsity", "StageProgress", "draw_finetuning", "draw_layer_sparsity",
@@ -24,6 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_NAMES = 14
+LOGARITHMIC = 0.8
+"""Sparser runs have a logarithmic axis for what stays: their last stages differ too little on any other."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,12 @@ def draw_stage_progress(data: StageProgress, scores: ScoreAxis, theme: Theme) ->
     drawing = figure(theme, height=4.6)
     top, bottom = drawing.subplots(2, 1, sharex=True)
     named = len(data.labels) <= MOST_NAMES
-    style(top, theme, ylabel="sparsity of the model (%)")
+    style(top, theme, ylabel="weights that stay (%)")
     style(bottom, theme, "" if named else "stages finished", scores.label)
     places = range(len(data.labels))
     kept = [place for place in places if data.kept[place]]
     undone = [place for place in places if not data.kept[place]]
-    for axes, values in ((top, [100 * share for share in data.sparsity]), (bottom, scores.scale(data.score))):
+    for axes, values in ((top, [100 * (1 - share) for share in data.sparsity]), (bottom, scores.scale(data.score))):
         look: dict[str, Any] = {"color": theme.palette[0], "marker": "o", "clip_on": False, "zorder": 3}
         axes.plot(kept, [values[place] for place in kept], markersize=4, linewidth=1.6, **look)
         if undone:
@@ -113,7 +115,10 @@ def draw_stage_progress(data: StageProgress, scores: ScoreAxis, theme: Theme) ->
             axes.plot(undone, [values[place] for place in undone], label="fell under the floor: undone", **hollow)
     if undone:
         legend_below(drawing, [top], theme)
-    top.set_ylim(0, 100)
+    if max(data.sparsity) > LOGARITHMIC:
+        share_axis(top, theme, "y")
+    else:
+        top.set_ylim(0, 100)
     draw_levels(bottom, scores, data.score, theme)
     if named:
         long = max(map(len, data.labels)) * len(data.labels) > 90

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -86,14 +86,15 @@ def write(
     )
 
 
-def share_axis(axes: Axes, theme: Theme) -> None:
-    """A logarithmic x axis for the share of weights that stays, in percent, the dense model at the left."""
-    axes.set_xscale("log")
-    if not axes.xaxis_inverted():  # panels may share it
+def share_axis(axes: Axes, theme: Theme, name: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis for the share of weights that stays, in percent; across, the dense model is at the left."""
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    (axes.set_xscale if name == "x" else axes.set_yscale)("log")
+    if name == "x" and not axes.xaxis_inverted():  # panels may share it
         axes.invert_xaxis()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
-    axes.tick_params(axis="x", which="minor", colors=theme.muted, labelsize=8, length=0)
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
+    axes.tick_params(axis=name, which="minor", colors=theme.muted, labelsize=8, length=0)
 
 
 def legend_below(drawing: Figure, panels: Sequence[Axes], theme: Theme, columns: int = 3, **options: Any) -> None:
