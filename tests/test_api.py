@@ -1087,48 +1087,43 @@ def test_a_loss_that_cannot_be_used() -> None:
         quick(net, score, train, has_loss=True)
 
 
+class Named(nn.Module):
+    """The network of `regression`; its outputs have a name."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.last = regression()[0], last
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.last(self.inner(x))}
+
+
 def test_outputs_of_any_kind_go_to_an_own_loss() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = regression()[0]
-
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"sum": self.inner(x)}
-
     _, _, (inputs, targets) = regression()
 
     def loss(outputs: dict[str, Tensor], wanted: Tensor) -> Tensor:
-        return nn.functional.mse_loss(outputs["sum"], wanted)
+        return nn.functional.mse_loss(outputs["out"], wanted)
 
     def score(candidate: nn.Module) -> float:
         with torch.no_grad():
             return -float(loss(candidate(inputs), targets))
 
-    consistent(quick(Two(), score, (inputs, targets), loss=loss, sparsity=0.5))
+    consistent(quick(Named(nn.Identity()), score, (inputs, targets), loss=loss, sparsity=0.5))
 
 
 def test_outputs_come_to_an_own_loss_in_float32() -> None:
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = regression()[0]
-
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"p": self.inner(x).sigmoid()}
-
     _, _, (inputs, targets) = regression()
     positive, seen = (targets > 0).float(), set()
 
     def loss(outputs: dict[str, Tensor], wanted: Tensor) -> Tensor:
-        seen.add(outputs["p"].dtype)
-        return nn.functional.binary_cross_entropy(outputs["p"], wanted)
+        seen.add(outputs["out"].dtype)
+        return nn.functional.binary_cross_entropy(outputs["out"], wanted)
 
     def score(candidate: nn.Module) -> float:
         with torch.no_grad():
-            return float(((candidate(inputs)["p"] > 0.5) == positive.bool()).float().mean())
+            return float(((candidate(inputs)["out"] > 0.5) == positive.bool()).float().mean())
 
-    consistent(quick(Named(), score, (inputs, positive), loss=loss, train_precision="bfloat16"))
+    consistent(quick(Named(nn.Sigmoid()), score, (inputs, positive), loss=loss, train_precision="bfloat16"))
     assert seen == {torch.float32}
 
 

@@ -125,11 +125,14 @@ def prune(
     _check_model(model)
     score = as_score(score)
     chosen = _chosen(model, score, train, test, loss, layers, settings)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        Folder(folder).check_vacant(overwrite)
     as_given = like(model)
     with surroundings(chosen) as warned:
         _warn_of_defaults(score, train, loss, settings)
         task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
-        return as_given(_begin(task, chosen, None if out is None else Path(out), overwrite, listener, warned))
+        return as_given(_begin(task, chosen, folder, overwrite, listener, warned))
 
 
 def _chosen(
@@ -305,7 +308,7 @@ def finetune(
     if model is not None:
         _check_model(model)
     with _opened(run) as (folder, found):
-        folder.read_result()
+        summary = folder.read_result()
         as_given = like(model) if model is not None else lambda result: result
         if model is not None:
             _check_given("test", found.has_test, test)
@@ -318,9 +321,10 @@ def finetune(
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
-        masks = _load_pruned(copy.deepcopy(task.model), folder, settings)
+        dense = copy.deepcopy(task.model).eval()
+        masks = _load_pruned(task.model, folder, settings)
         result = finetune_later(
-            task, task.train, settings, folder, masks, 1 + max(ended, default=-1),
+            task, dense, settings, folder, summary, masks, 1 + max(ended, default=-1),
             settings.recipe(epochs, "cosine", learning_rate),
             command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})", listener,
         )  # fmt: skip
@@ -353,9 +357,8 @@ def evaluate(
         named = NETWORKS[str(run)]
         settings = make_settings(model=named, data=data or BUILT_IN[named].data)
         task, _ = named_task(settings, model.state_dict(), run)
-        return _measured(
-            settings, task, masks, {key: json.loads(metadata[key]) for key in RECORDED} | {"data": metadata["data"]}
-        )
+        recorded = {key: json.loads(metadata[key]) for key in RECORDED} | {"data": metadata.get("data")}
+        return _measured(settings, task, masks, recorded)
     if data is not None:
         raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
     with _opened(run, lock=False) as (folder, found):
@@ -449,8 +452,6 @@ def _begin(
     task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None, warned: list[str]
 ) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
-    if out is not None:
-        Folder(out).check_vacant(overwrite)
     resolve_layers(task.layers, settings.layers)
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, forked_rng, resolve_layers, said, weight_of
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, device_of
@@ -133,7 +133,7 @@ def check_training(task: Task, settings: Settings) -> None:
     tried, device = copied(model).train(epochs > 0), device_of(model)  # auxiliary outputs show only in train mode
     try:
         with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            forked_rng(device),
             settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
         ):
             outputs = in_float32(tried(samples[0][:2].to(device, copy=True)))

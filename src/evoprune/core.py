@@ -10,6 +10,7 @@ Data flows one way: space -> genomes -> plans -> evaluator -> scores -> algorith
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
@@ -22,8 +23,8 @@ from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "check_initialized", "did_you_mean", "generator", "prefix_of", "prunable_layers", "resolve_layers", "said",
-    "sparsity_of", "strip_module_prefix", "weight_of",
+    "check_initialized", "did_you_mean", "forked_rng", "generator", "prefix_of", "prunable_layers", "resolve_layers",
+    "said", "sparsity_of", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -172,6 +173,11 @@ def sparsity_of(masks: Mapping[str, Tensor], layers: Iterable[Layer]) -> float:
     layers = list(layers)
     pruned = sum(int((~masks[layer.name]).sum()) for layer in layers if layer.name in masks)
     return pruned / sum(layer.size for layer in layers)
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Global random states of the CPU, and of `device` where that is a GPU, are afterwards as before."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def generator(seed: int, *path: int) -> torch.Generator:

@@ -37,7 +37,6 @@ __all__ = [
 
 SAMPLES = 3000
 """Training samples that guidance looks at."""
-Weights = dict[str, Tensor]
 log = logging.getLogger("evoprune")
 
 
@@ -67,7 +66,7 @@ def given_task(
 
 
 def named_task(
-    settings: Settings, weights: Weights | None = None, source: object = None, same_data: bool = False
+    settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None, same_data: bool = False
 ) -> tuple[Task, Settings]:
     """Model, checkpoint and data of the settings; the settings come back with the names that were used.
 
@@ -126,7 +125,7 @@ def named_task(
     return task, settings.model_copy(update=used)
 
 
-def named_model(settings: Settings, weights: Weights | None = None, source: object = None) -> nn.Module:
+def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None) -> nn.Module:
     """The model of the settings with `weights`, or with those of its checkpoint."""
     if settings.data is None and weights is not None:
         raise EvopruneError(
@@ -147,12 +146,14 @@ def _checkpoint_of(settings: Settings) -> Path | None:
     return checkpoint_path(settings.checkpoint) if settings.checkpoint else default_checkpoint(settings.model)
 
 
-def read_weights(path: Path, remedy: str = "put it back from a copy, or prune again with --overwrite") -> Weights:
+def read_weights(
+    path: Path, remedy: str = "put it back from a copy, or prune again with --overwrite"
+) -> dict[str, Tensor]:
     """A state dict from a run folder."""
     return read_tensors(path, f"the run folder is damaged: {remedy}")[0]
 
 
-def load_weights(model: nn.Module, weights: Weights, source: object) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: object) -> None:
     """Put a run folder's weights into its model."""
     try:
         model.load_state_dict(weights)

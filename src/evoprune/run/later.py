@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import Any
+
+from torch import nn
 
 from evoprune.core import Masks, sparsity_of
 from evoprune.run.ending import side, status_after_finetuning
@@ -14,9 +15,9 @@ from evoprune.run.result import Result, front_of, read_points
 from evoprune.run.runner import Listener
 from evoprune.run.settings import Settings
 from evoprune.run.task import Task
-from evoprune.storage import read_tensors, save_tensors
+from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner
-from evoprune.training import BatchSource, Recipe, TensorSource
+from evoprune.training import Recipe, TensorSource
 
 __all__ = ["finetune_later"]
 
@@ -26,9 +27,10 @@ STREAM = 0xF17E
 
 def finetune_later(
     task: Task,
-    train: BatchSource,
+    dense: nn.Module,
     settings: Settings,
     folder: Folder,
+    summary: dict[str, Any],
     masks: Masks,
     stage: int,
     recipe: Recipe,
@@ -38,22 +40,22 @@ def finetune_later(
     """Train the pruned model further and replace what the folder holds of it; interrupted, nothing is changed.
 
     Args:
-        task: its model is the dense one, the teacher; it becomes the pruned one.
-        train: the task's batches.
+        task: its model is the pruned one; it has training batches.
+        dense: the teacher, in eval mode.
         settings: of the run.
         folder: of the run.
+        summary: the content of its result.json, brought up to date here.
         masks: of the pruned model.
         stage: number of this fine-tuning, the next after those of the run.
         recipe: of the training.
         command: what was typed, for the report.
         listener: called with every event.
     """
+    train = task.train
+    assert train is not None
     # What is needed after the last epoch is known to be readable before the first.
-    summary = folder.read_result()
     points = read_points(folder.path, summary, task.layers)
-    before, _ = read_tensors(folder.model)
-    dense = copy.deepcopy(task.model).eval()
-    task.model.load_state_dict(before)
+    before = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
     if settings.distill and isinstance(train, TensorSource):
         train.cache_teacher_logits(dense)
     journal, begun, epochs = Journal.reopen(folder.journal), time.perf_counter(), recipe.epochs

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from evoprune.core import forked_rng
+
 __all__ = ["device_of", "eval_mode", "evaluating"]
 
 
@@ -29,7 +31,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, full float32; afterwards every module's mode and the random state are as before."""
     device = device_of(model)
     with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        forked_rng(device),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         _full_float32(),

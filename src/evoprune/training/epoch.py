@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map_only
 
-from evoprune.core import EvopruneError, said
+from evoprune.core import EvopruneError, forked_rng, said
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
@@ -52,10 +52,9 @@ def train_epoch(
     device = next(model.parameters()).device
     total, samples = torch.zeros((), device=device), 0
     model.train()
-    on_gpu = device.type == "cuda"
-    with torch.enable_grad(), torch.random.fork_rng(devices=[device] if on_gpu else []):
+    with torch.enable_grad(), forked_rng(device):
         torch.default_generator.manual_seed(rng.initial_seed())
-        if on_gpu:  # this one alone: torch.manual_seed would draw on all of them
+        if device.type == "cuda":  # this one alone: torch.manual_seed would draw on all of them
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(rng.initial_seed())
         for step, (images, targets, cached) in enumerate(source.batches(rng)):
