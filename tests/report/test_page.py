@@ -125,8 +125,11 @@ def test_a_user_score_is_not_called_accuracy(run_dir):
 @pytest.mark.usefixtures("quick")
 def test_warnings_and_parameters_that_cannot_be_pruned_are_on_the_page(run_dir):
     assert "shipped weights" not in write_report(run_dir).read_text()
-    change(run_dir, "result.json", warnings=["the shipped weights have seen the images"], parameters=61_706)
+    warned = ["the shipped weights have seen the images"]
+    change(run_dir, "config.json", warnings=warned)
+    change(run_dir, "result.json", warnings=warned, parameters=61_706)
     page = write_report(run_dir).read_text()
+    assert page.count(warned[0]) == 1  # not among the settings again
     assert '<p class="warning" role="status">the shipped weights have seen the images</p>' in page
     assert "may be pruned, 61,470 of the model&#39;s 61,706 parameters" in page
     assert "of the weights;" in page

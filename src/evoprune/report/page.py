@@ -251,7 +251,9 @@ def _versions(run: Run) -> list[tuple[str, str]]:
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
-    hidden = {"command"} if run.config.get("preset") == "original" else {"command", *ONLY_ORIGINAL}
+    hidden = {"command", "warnings"}  # the page has places of their own for them
+    if run.config.get("preset") != "original":
+        hidden |= {*ONLY_ORIGINAL}
     return [(key, _shown(value)) for key, value in run.config.items() if key not in hidden]
 
 
