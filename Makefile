@@ -38,7 +38,7 @@ docs: $(VENV)/installed-dev ## check that links, commands and options in the doc
 	@$(BIN)/python -m pytest -v tests/test_docs.py
 
 bench: $(VENV)/installed-dev ## list the benchmarks and how to run them
-	@shopt -s nullglob; for file in benchmarks/*.py; do \
+	@for file in $$(grep -l '^def main' benchmarks/*.py); do \
 		printf '  %s %s\n      %s\n' $(BIN)/python "$$file" "$$(sed -nE '1s/^"""(.*[^"])"*$$/\1/p' "$$file")"; done
 	@echo "Results are in benchmarks/results/."
 
@@ -54,7 +54,8 @@ bench-search: $(VENV)/installed-dev ## every search against chance, without trai
 
 bench-quality: $(VENV)/installed-dev ## evolution against rules at equal time, four hours (MNIST=folder)
 	@$(BIN)/python benchmarks/quality.py --data $(MNIST)
-	@$(BIN)/python benchmarks/quality.py --data $(MNIST) --sparsities 0.98 --only steady evopress pbil cmaes nsga2 mixture chance
+	@$(BIN)/python benchmarks/quality.py --data $(MNIST) --only steady
+	@$(BIN)/python benchmarks/quality.py --data $(MNIST) --sparsities 0.98 --only evopress pbil cmaes nsga2 mixture chance
 	@$(BIN)/python benchmarks/quality_page.py
 
 bench-lenet5: $(VENV)/installed-dev ## the README's runs of LeNet-5, 3 to 20 minutes each (MNIST=folder)

@@ -83,7 +83,8 @@ def prune(network: Network, options: argparse.Namespace) -> Result:
     data = options.data or BUILT_IN[network.model].data
     settings = make_settings(
         model=network.model, checkpoint=options.checkpoint, data=data, preset="original",
-        layers=[options.layer] if options.layer else None, command=shlex.join(["python", *sys.argv]),
+        layers=[options.layer] if options.layer else None, include_norm=options.include_norm,
+        command=shlex.join(["python", *sys.argv]),
     )  # fmt: skip
     with ProgressView() as view:
         weights = Weights(view, run)
@@ -114,7 +115,7 @@ def train_on(network: Network, options: argparse.Namespace) -> Result:
     """Fine-tune the run of all layers, or that of one. All but the layer comes from the run itself."""
     given = {
         "--save_results": options.save_results, "--data": options.data, "--checkpoint": options.checkpoint,
-        "--overwrite": options.overwrite,
+        "--overwrite": options.overwrite, "--include-norm": options.include_norm,
     }  # fmt: skip
     if refused := [name for name, value in given.items() if value]:
         raise EvopruneError(f"--finetune goes on with a run as it is: leave out {' and '.join(refused)}")
@@ -154,6 +155,7 @@ def main() -> None:
         "--checkpoint", metavar="FILE", help="trained weights; those that come with evoprune by default"
     )
     parser.add_argument("--data", metavar="NAME_OR_DIR", help="mnist or cifar10 (default), or a parquet folder")
+    parser.add_argument("--include-norm", action="store_true", help="prune the scales of norm layers, as the reference")
     parser.add_argument("--overwrite", action="store_true", help="start over where there is such a run")
     options = parser.parse_args()
     if options.network is None and not options.finetune:

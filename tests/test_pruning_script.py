@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from evoprune.core import EvopruneError
 from evoprune.spaces import unpack_bits
 from evoprune.zoo import default_checkpoint, load_data, load_model
 
@@ -173,6 +174,19 @@ def test_resnet18(script, photos: Path, capsys: pytest.CaptureFixture[str]) -> N
     Path("runs/pruning-lenet-linear/config.json").write_text("{}")
     assert script("--finetune", "--layer", "linear") == 2
     assert "add --lenet or --resnet" in capsys.readouterr().err
+
+
+def test_norm_layers_are_pruned_as_in_the_reference_where_asked(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def remember(settings, *_) -> None:
+        asked.append((settings.layers, settings.include_norm))
+        raise EvopruneError("enough")
+
+    monkeypatch.setattr("evoprune.api.prune_named", remember)
+    assert script("--resnet", "--layer", "module.bn1", "--include-norm") == 2
+    assert script("--resnet") == 2
+    assert asked == [(["module.bn1"], True), (None, False)]
 
 
 def test_an_unfinished_run_can_go_on(script, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,12 +57,17 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Trained weights: .safetensors, a PyTorch state dict, or the name of a model that comes with some.",
+        help="Trained weights: .safetensors, a PyTorch state dict, or the name of a built-in model, whose own are the"
+        " default.",
     ),
 ]
 DataName = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME_OR_DIR", help="mnist-sample, mnist, cifar10, or a folder of parquet splits."),
+    typer.Option(
+        "--data",
+        metavar="NAME_OR_DIR",
+        help="mnist-sample, mnist, cifar10, or a folder of parquet splits; a built-in model has its own.",
+    ),
 ]
 
 
@@ -96,7 +101,9 @@ def prune(
     ] = None,
     budget: Annotated[BudgetName | None, typer.Option(help="What --sparsity counts; weights by default.")] = None,
     preset: Annotated[PresetName, typer.Option(help="original: the reference's search and numbers.")] = "default",
-    guidance: Annotated[GuidanceName, typer.Option(help="What biases proposals; fitness decides.")] = "none",
+    guidance: Annotated[
+        GuidanceName, typer.Option(help="What may be assumed of weights; with gradient masks tighten in training.")
+    ] = "none",
     algorithm: Annotated[
         AlgorithmName | None, typer.Option(help="Who makes better genomes from scored ones; steady by default.")
     ] = None,
@@ -156,7 +163,7 @@ def prune(
     ] = None,
     memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use.")] = None,
     scoring: Annotated[
-        str | None, typer.Option(help="Fast ways to use, of prefix,batched,racing,precision (all), or reference.")
+        str | None, typer.Option(help="Fast ways to use, of prefix, batched, racing, precision (all), or reference.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Device = "auto",
@@ -419,7 +426,7 @@ def _ways(text: str | None) -> list[str] | None:
         return None
     if text == "reference":
         return []
-    ways = text.split(",")
+    ways = [way.strip() for way in text.split(",")]
     if not set(ways) <= set(WAYS):
         raise EvopruneError(f"--scoring {text!r}: expected reference alone, or some of {','.join(WAYS)}")
     return ways
