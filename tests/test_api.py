@@ -8,6 +8,7 @@ import logging
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -1181,6 +1182,135 @@ def test_model_and_score_are_given_together(tmp_path: Path) -> None:
             call(tmp_path)  # type: ignore[operator]
         with pytest.raises(EvopruneError, match=r"has no shape yet"):
             call(tmp_path, model=nn.LazyLinear(2), score=margin)  # type: ignore[operator]
+
+
+def test_one_score_for_two_models_is_relative_to_each() -> None:
+    score, other = evoprune.fidelity(data()), model()
+    with torch.no_grad():
+        other[5].get_parameter("weight").mul_(-3)
+    alone = [quick(net, evoprune.fidelity(data())).summary["dense"]["val_score"] for net in (model(), other)]
+    assert [quick(net, score).summary["dense"]["val_score"] for net in (model(), other)] == alone == [0, 0]
+    tuned = quick(model(), score)
+    assert score(tuned.model) == pytest.approx(tuned.score)  # not zero: what a call sees is not what a run began with
+
+
+def test_compiled_models_are_watched_like_others() -> None:
+    net = model()
+    plain = quick(net, finetune_epochs=0, final_epochs=0)
+    compiled = quick(torch.compile(net, backend="eager"), finetune_epochs=0, final_epochs=0)  # type: ignore[arg-type]
+    assert compiled.score == plain.score
+    found = {name.removeprefix("_orig_mod."): mask for name, mask in compiled.masks.items()}
+    assert all(torch.equal(found[name], mask) for name, mask in plain.masks.items())
+
+
+class FlatLinear(nn.Linear):
+    """Takes other inputs than its kind does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+@pytest.mark.parametrize("guidance", ["none", "wanda", "magnitude", "learned"])
+def test_layers_with_a_forward_of_their_own(guidance: str) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), FlatLinear(48, 2))
+    consistent(quick(net, guidance=guidance))
+
+
+def test_layers_whose_order_is_random_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(32, 2))
+    quick(net)
+    assert "random, not evolved" in caplog.text
+    assert "59 % of the weights: 2; guidance magnitude" in caplog.text
+    caplog.clear()
+    quick(net, guidance="magnitude")
+    quick(net, layers=["0", "4"])
+    assert "random" not in caplog.text
+
+
+class Shrinking:
+    """Batches that grow, and so get fewer, after the first epoch."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def __iter__(self):
+        self.epochs += 1
+        size = 8 if self.epochs == 1 else 32
+        return zip(*(tensor.split(size) for tensor in data()), strict=True)
+
+
+def test_masks_tighten_to_the_end_though_there_are_fewer_batches() -> None:
+    options = {"guidance": "gradient", "population": None, "generations": None, "batch_size": None}
+    result = quick(model(), train=Shrinking(), sparsity=0.8, **options)
+    assert (round(result.sparsity, 2), result.summary["status"]) == (0.8, "complete")
+    consistent(result)
+
+
+def test_a_sparsity_between_whole_weights_is_reached() -> None:
+    result = quick(model(), layers="0", sparsity=0.6)  # 27 weights
+    assert result.summary["status"] == "complete"
+
+
+def test_a_loss_of_ones_own_has_no_teacher_later_either(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+            return {"out": self.inner(inputs)}
+
+    def loss(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs["out"], targets)
+
+    def score(net: nn.Module) -> float:
+        with torch.no_grad():
+            return float((net(data()[0])["out"].argmax(1) == data()[1]).float().mean())
+
+    quick(Named(), score, None, guidance="magnitude", out=tmp_path)
+    consistent(evoprune.finetune(tmp_path, 1, model=Named(), score=score, train=data(), loss=loss))
+
+
+def test_a_score_that_draws_numbers_draws_the_same_for_everyone() -> None:
+    def noisy(net: nn.Module) -> float:
+        some = torch.randint(64, (16,))
+        with torch.no_grad():
+            return float((net(data()[0][some]).argmax(1) == data()[1][some]).float().mean())
+
+    before = torch.get_rng_state()
+    first, second = (quick(model(), noisy, guidance="magnitude") for _ in range(2))
+    assert first.score == noisy_again(noisy, first.model) == second.score
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def noisy_again(score: Callable[[nn.Module], float], net: nn.Module) -> float:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return score(net)
+
+
+def test_models_that_cannot_be_copied_are_told_so() -> None:
+    net = model()
+    net.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(EvopruneError, match=r"cannot be copied.*a lock.*__deepcopy__"):
+        quick(net)
+
+
+def test_train_need_not_return_the_model() -> None:
+    class Silent(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+
+    consistent(quick(Silent(*model())))
+
+
+def test_a_default_type_that_is_too_coarse_is_refused() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with pytest.raises(EvopruneError, match=r"torch.bfloat16, too coarse.*torch.set_default_dtype\(torch.float32"):
+            quick(model())
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 WARNS = """

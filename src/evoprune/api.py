@@ -321,7 +321,8 @@ def finetune(
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
-        dense = copy.deepcopy(task.model).eval()
+        dense = copy.deepcopy(task.model)
+        dense.eval()
         masks = _load_pruned(task.model, folder, settings)
         result = finetune_later(
             task, dense, settings, folder, summary, masks, 1 + max(ended, default=-1),
@@ -445,7 +446,7 @@ def _bind(task: Task) -> None:
     """Show the dense model to scores that are relative to it."""
     for score in (task.val_score, task.test_score):
         if isinstance(score, DataScore):
-            score.bind(task.model)
+            score.rebind(task.model)
 
 
 def _begin(
@@ -453,6 +454,7 @@ def _begin(
 ) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers)
+    _bind(task)
     dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
@@ -480,7 +482,6 @@ def _carry_out(
     resumed: bool = False,
 ) -> Result:
     """Run, finish, report."""
-    _bind(task)
     dense = copied(task.model).cpu()  # scored at the end alone
     if folder is not None and not folder.dense.exists():
         save_tensors(dense.state_dict(), folder.dense)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, forked_rng, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, forked_rng, layer_of, resolve_layers, said, weight_of
+from evoprune.evaluation.moments import has_moments
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, device_of
@@ -82,6 +84,15 @@ def check_guidance(task: Task, settings: Settings) -> None:
             " evoprune.accuracy(loader)"
         )
     layers = resolve_layers(task.layers, settings.layers)
+    if settings.guidance == "none" and settings.preset == "default" and task.samples is not None:
+        blind = [layer for layer in layers if not has_moments(layer_of(task.model, layer.name))]
+        share = sum(layer.size for layer in blind) / sum(layer.size for layer in layers)
+        if share > NEGLIGIBLE:
+            log.warning(
+                "the order in which weights go is random, not evolved, in layers that are neither linear nor plain 2-d"
+                " convolutions, or have too many inputs; %.0f %% of the weights: %s; guidance magnitude orders them",
+                100 * share, _some(layer.name for layer in blind),
+            )  # fmt: skip
     frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]
     if settings.tightens and frozen:
         raise EvopruneError(
@@ -130,7 +141,8 @@ def check_training(task: Task, settings: Settings) -> None:
             f"shift, flip, cutout and first_size change inputs alone, and the targets are {tuple(targets.shape)}; leave"
             " them out, and let a loader augment both"
         )
-    tried, device = copied(model).train(epochs > 0), device_of(model)  # auxiliary outputs show only in train mode
+    tried, device = copied(model), device_of(model)
+    tried.train(epochs > 0)  # auxiliary outputs show only in train mode
     try:
         with (
             forked_rng(device),
@@ -219,8 +231,14 @@ def name_what_stays(model: nn.Module) -> None:
         log.warning(
             "%.0f %% of the parameters stay as they are, and count in no sparsity: matrices that are not the weight of"
             " a plain layer (as in torch's LSTM and MultiheadAttention, or in scripted modules): %s",
-            100 * share, ", ".join(list(others)[:3]) + (", ..." if len(others) > 3 else ""),
+            100 * share, _some(others),
         )  # fmt: skip
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first three."""
+    first = list(names)
+    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -235,6 +253,12 @@ def copied(model: nn.Module) -> nn.Module:
         raise
     except RuntimeError as error:  # of torch, for a parameter that is computed from others
         raise EvopruneError(
-            f"the model cannot be copied: {said(error)}; take weight normalization of the old kind off first"
-            " (torch.nn.utils.remove_weight_norm), and where the model keeps activations run it under torch.no_grad()"
+            f"the model cannot be copied: {said(error)}; take weight normalization of the old kind, or the masks of"
+            " torch.nn.utils.prune, off first (torch.nn.utils.remove_weight_norm, prune.remove), and where the model"
+            " keeps activations run it under torch.no_grad()"
+        ) from error
+    except TypeError as error:  # of Python
+        raise EvopruneError(
+            f"the model cannot be copied: {said(error)}; take off first what cannot be (a lock, a generator, a"
+            " file), or give the model a __deepcopy__"
         ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +32,12 @@ class _Collector(logging.Filter):
         return True
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Models from `torch.compile` run as they were written: compiled code would not see the hooks that watch layers."""
+    compiles = "torch._dynamo" in sys.modules  # else nothing can have been compiled, and importing it takes a second
+    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
+
+
 @contextmanager
 def surroundings(settings: Settings) -> Iterator[list[str]]:
     """Threads, random state, gradients and cuDNN as a run needs them; gives the warnings that come up inside.
@@ -38,18 +46,30 @@ def surroundings(settings: Settings) -> Iterator[list[str]]:
     state is left as found, and training needs gradients wherever it is called from.
 
     Raises:
-        EvopruneError: torch makes new tensors elsewhere than on the CPU, where random numbers are drawn.
+        EvopruneError: torch makes new tensors elsewhere than on the CPU, where random numbers are drawn, or in half
+            precision.
     """
     if (place := torch.get_default_device()).type != "cpu":
         raise EvopruneError(
             f"torch's default device is {place}, and evoprune draws its random numbers on the CPU; call"
             " torch.set_default_device('cpu') before, and move the model with model.to(...)"
         )
+    if (kind := torch.get_default_dtype()).itemsize < 4:
+        raise EvopruneError(
+            f"torch's default type is {kind}, too coarse to order weights by; call torch.set_default_dtype("
+            "torch.float32) before, the model can stay as it is"
+        )
     before, collector, log = torch.get_num_threads(), _Collector(), logging.getLogger("evoprune")
     torch.set_num_threads(settings.threads)
     log.addFilter(collector)
     try:
-        with repeatable(), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        with (
+            repeatable(),
+            _uncompiled(),
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             yield collector.texts
     finally:
         log.removeFilter(collector)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evoprune.core import generator
 from evoprune.scoring import device_of, evaluating, watching_inputs
 
-__all__ = ["layer_moments"]
+__all__ = ["has_moments", "layer_moments"]
 
 ROWS_AN_INPUT, FEWEST_ROWS = 64, 100_000
 """Positions of images that a moment is measured on: so many for each input of a unit, all together at least these."""
@@ -46,7 +46,7 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
             rows, weight = _rows(module, part.float(), len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
-    with evaluating(model), watching_inputs(model, lambda name, module: name in wanted and _supported(module), add):
+    with evaluating(model), watching_inputs(model, lambda name, module: name in wanted and has_moments(module), add):
         for batch in inputs.split(batch_size):
             model(batch.to(device_of(model), copy=True))  # it may change them in place
     return {name: moment.cpu() for name, moment in moments.items()}
@@ -58,7 +58,8 @@ def _column_bytes(module: nn.Module, given: Tensor) -> int:
     return max(1, 4 * kernel * given[0].numel())
 
 
-def _supported(module: nn.Module) -> bool:
+def has_moments(module: nn.Module) -> bool:
+    """Whether `layer_moments` can say something of a layer of this kind."""
     if isinstance(module, nn.Conv2d):
         fits = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
     else:

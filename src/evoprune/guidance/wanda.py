@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import Layer, weight_of
-from evoprune.scoring import device_of, evaluating, watching_inputs
+from evoprune.scoring import CONVOLUTIONS, device_of, evaluating, watching_inputs
 
 __all__ = ["input_powers", "wanda_scores"]
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 

@@ -112,8 +112,12 @@ def _status(runner: Runner, val_score: float) -> str:
         return _below(val_score, floor) + ("; the time was up" if late else "")
     gone, quantity = 1 - runner.cost() / runner.costs.dense, runner.costs.kind
     reached = f"sparsity {gone:.4f}" if quantity == "weights" else f"{gone:.4f} of the {quantity} gone"
-    if wanted is not None and gone < wanted - 0.001:
-        reason = "every layer keeps a weight" if floor is None else "the floor no longer held"
+    masks = state.accepted.masks.values()
+    if wanted is not None and gone < wanted - max(0.001, 1 / sum(mask.numel() for mask in masks)):
+        reason = "the floor no longer held"
+        if floor is None:
+            least = all(int(mask.sum()) == 1 for mask in masks)
+            reason = "every layer keeps a weight" if least else "the search found nothing sparser"
         reason = "the time was up" if late else reason
         return f"ended at {reached}, below the {wanted:g} asked for, because {reason}"
     return f"ended early at {reached} because the time was up" if late else "complete"

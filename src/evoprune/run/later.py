@@ -55,9 +55,10 @@ def finetune_later(
     assert train is not None
     # What is needed after the last epoch is known to be readable before the first.
     points = read_points(folder.path, summary, task.layers)
+    teacher = dense if settings.distill and task.loss is None else None
     before = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
-    if settings.distill and isinstance(train, TensorSource):
-        train.cache_teacher_logits(dense)
+    if teacher is not None and isinstance(train, TensorSource):
+        train.cache_teacher_logits(teacher)
     journal, begun, epochs = Journal.reopen(folder.journal), time.perf_counter(), recipe.epochs
     sparsity = sparsity_of(masks, task.layers)
 
@@ -77,7 +78,7 @@ def finetune_later(
             "stage_start", name="later fine-tuning", layers=[], target=sparsity, **{"pass": stage}, generations=0,
             epochs=epochs, command=command,
         )  # fmt: skip
-        tuner = FineTuner(task.model, masks, train, recipe, dense if settings.distill else None, loss=task.loss)
+        tuner = FineTuner(task.model, masks, train, recipe, teacher, loss=task.loss)
         val_score = 0.0
         for epoch in range(epochs):
             loss = tuner.epoch(epoch, settings.seed, STREAM, stage, on_step=show_step)

@@ -63,9 +63,11 @@ class Runner:
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers)
         self.costs = costs_of(task, settings)
-        self.teacher = copy.deepcopy(task.model).eval() if task.train is not None and settings.distill else None
-        if self.teacher is not None and isinstance(task.train, TensorSource):
-            task.train.cache_teacher_logits(self.teacher)
+        self.teacher = copy.deepcopy(task.model) if task.train is not None and settings.distill else None
+        if self.teacher is not None:
+            self.teacher.eval()
+            if isinstance(task.train, TensorSource):
+                task.train.cache_teacher_logits(self.teacher)
         self.norm_inputs: Tensor | None = None
         if settings.recalibrate and task.train is not None and task.samples is not None:
             # Augmented as in training: on other images the model does not work with its own statistics either.
@@ -219,6 +221,8 @@ class Runner:
             begun = time.perf_counter()
             loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1, on_step=on_step)
             if tightening is not None:
+                if epoch + 1 == last:
+                    tuner.tighten_to_the_end()
                 self._recalibrate()
             val_score = self._val_score()
             state.step = epoch + 1

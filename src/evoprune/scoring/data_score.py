@@ -67,7 +67,11 @@ class DataScore:
         return smaller
 
     def bind(self, model: nn.Module) -> None:
-        """Told of the dense model before anything is scored; scores relative to it look at it here."""
+        """Told of the dense model before anything is scored; scores relative to it look at the first one here."""
+
+    def rebind(self, model: nn.Module) -> None:
+        """Told of another dense model, with which a run begins."""
+        self.bind(model)
 
     def __call__(self, model: nn.Module) -> float:
         """The score of a model: run in eval mode and float32, left as found.

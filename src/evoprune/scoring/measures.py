@@ -33,7 +33,8 @@ class NegativeLoss(DataScore):
 class Fidelity(DataScore):
     """Minus the mean squared distance between a model's outputs and the dense model's, summed over classes.
 
-    The dense model is the first one that `bind` or a call sees; its outputs are kept.
+    The dense model is the one that the latest run began with, before any run the first that `bind` or a call sees; its
+    outputs are kept.
     """
 
     upper_bound = 0.0
@@ -64,6 +65,11 @@ class Fidelity(DataScore):
         """Keep the outputs of the first model that comes."""
         if self._dense is None:
             self._dense = torch.cat([outputs for outputs, _ in self.outputs(model)])
+
+    def rebind(self, model: nn.Module) -> None:
+        """Keep the outputs of this model."""
+        self._dense = None
+        self.bind(model)
 
     def losses(self, outputs: Tensor, expected: Tensor) -> Tensor:
         """Squared distance: (..., B)."""

@@ -10,17 +10,26 @@ from torch import Tensor, nn
 
 from evoprune.core import prefix_of
 
-__all__ = ["first_input", "watching_inputs"]
+__all__ = ["CONVOLUTIONS", "first_input", "watching_inputs"]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
 def watching_inputs(
     model: nn.Module, wanted: Callable[[str, nn.Module], bool], take: Callable[[str, nn.Module, Tensor], None]
 ) -> Iterator[None]:
-    """Inside, `take` is called with every `wanted` layer's name, module and first input, just before it runs."""
+    """Inside, `take` is called with every `wanted` layer's name, module and first input, just before it runs.
+
+    Not for what a linear layer or convolution does not take as its kind does: a subclass may make something else of it.
+    """
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        return lambda module, args, kwargs: take(name, module, first_input(args, kwargs))
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if _fits(module, given := first_input(args, kwargs)):
+                take(name, module, given)
+
+        return hook
 
     with ExitStack() as hooks:
         prefix = prefix_of(model)
@@ -29,6 +38,16 @@ def watching_inputs(
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
         yield
+
+
+def _fits(module: nn.Module, given: object) -> bool:
+    if not isinstance(given, Tensor):
+        return False
+    if isinstance(module, nn.Linear):
+        return given.dim() >= 2 and given.shape[-1] == module.in_features
+    if isinstance(module, CONVOLUTIONS):
+        return given.dim() == 2 + len(module.kernel_size) and given.shape[1] == module.in_channels
+    return True
 
 
 def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -105,6 +105,12 @@ class FineTuner:
             if weight.grad is not None:
                 weight.grad.masked_fill_(self.pruned[name], 0.0)
 
+    def tighten_to_the_end(self) -> None:
+        """What still has to go goes at once: a loader may give fewer batches than its length or first epoch said."""
+        if self.tightening is not None and not self.tightening.is_done:
+            self._set(self.masks | self.tightening.end())
+            self._restore_zeros()
+
     def state(self) -> dict[str, Tensor]:
         """What the optimizer and the tightening remember."""
         tightening = {} if self.tightening is None else self.tightening.state()

@@ -54,6 +54,16 @@ class Tightening:
         """Whether masks change after the present step."""
         return self.step == self.steps or (self.step < self.steps and self._due() <= (1 - SHARE) * self.present)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step was taken."""
+        return self.step >= self.steps
+
+    def end(self) -> Masks:
+        """The masks of the last step, though fewer were taken."""
+        self.step = self.steps
+        return self.tightened()
+
     @torch.no_grad()
     def tightened(self) -> Masks:
         """The masks after the present step; also kept in `masks`."""
