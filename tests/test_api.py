@@ -739,7 +739,12 @@ def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes() -> None:
     task = api.given_task(net, evoprune.accuracy(data()), data(), None, settings)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     runner = Runner(task, settings, None, 0.9)
-    assert 0 < runner.limit._epoch_seconds() < 10
+    seconds = runner.limit._epoch_seconds()
+    assert 0 < seconds < 10
+    runner.state.finetune_epochs, runner.state.finetune_seconds = 2, seconds
+    assert runner.limit._epoch_seconds() == seconds / 2, "measured is better than estimated"
+    runner.limit.settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4, first_size=3)
+    assert runner.limit._epoch_seconds() == seconds, "but those so far were of small images"
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
@@ -1311,6 +1316,48 @@ def test_a_default_type_that_is_too_coarse_is_refused() -> None:
             quick(model())
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def epochs_of_first_stage(**options: Any) -> int:
+    events: list[dict[str, Any]] = []
+    quick(model(), sparsity=None, max_drop=0, learning_rate=1e-7, listener=events.append, **options)
+    return sum(event["event"] == "epoch" and event["stage"] == 0 for event in events)
+
+
+def test_a_single_final_epoch_is_run_before_it_is_judged() -> None:
+    assert [epochs_of_first_stage(final_epochs=epochs) for epochs in (0, 1, 2, 6)] == [1, 2, 2, 4]
+
+
+def test_epochs_of_small_images_are_not_judged() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    given = {"sparsity": None, "floor": 0.5, "learning_rate": 1e-7, "train": data(), "final_epochs": 6}
+    for options, expected in (({}, 4), ({"first_size": 3}, 7)):
+        events: list[dict[str, Any]] = []
+        stalled = scored_first(0.6)
+        quick(net, stalled, listener=events.append, **given, **options)
+        assert sum(event["event"] == "epoch" and event["stage"] == 0 for event in events) == expected
+
+
+def scored_first(value: float) -> Callable[[nn.Module], float]:
+    """That value for the dense model, and ever less afterwards."""
+    left = [value]
+
+    def score(_: nn.Module) -> float:
+        left.append(left[-1] * 0.99)
+        return left[-2] if len(left) <= 3 else 0.0
+
+    return score
+
+
+@pytest.mark.parametrize("guidance", ["none", "magnitude"])
+def test_every_size_that_images_will_have_is_tried_first(guidance: str) -> None:
+    inputs = torch.rand(8, 1, 16, 16)
+    net = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    train = inputs, torch.arange(8) % 2
+    quick(net, evoprune.accuracy(train), train, first_size=8, guidance=guidance)
+    bad = nn.Sequential(nn.PixelUnshuffle(8), nn.Conv2d(64, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(EvopruneError, match="--first-size 8: the model does not take images of 12 pixels a side"):
+        quick(bad, evoprune.accuracy(train), train, first_size=8, guidance=guidance)
 
 
 WARNS = """

@@ -12,6 +12,7 @@ from PIL import Image
 from evoprune.report import search_figures
 from evoprune.report.axes import Break, spans
 from evoprune.report.figures import mask_drawings, run_drawings
+from evoprune.report.front_figure import front
 from evoprune.report.mask_figures import mask_image
 from evoprune.report.model_figures import finetuning, layer_sparsity, stage_progress
 from evoprune.report.read import read_run
@@ -48,6 +49,18 @@ def test_a_result_that_is_not_the_last_stage_is_shown_behind_it(run_dir):
     data = stage_progress(read_run(run_dir))
     assert data.labels[-2:] == ["fine-tuning", "result"]
     assert data.score[-2:] == [0.5, read_run(run_dir).result.pruned.val_score]
+
+
+def test_the_front_marks_the_result_unless_it_was_trained_since(run_dir):
+    pruned = read_run(run_dir).result.pruned
+    for score, picked in ((pruned.val_score, 1), (pruned.val_score - 0.01, None)):
+        points = [
+            {"sparsity": 0.5, "score": 0.98, "folder": "front/000"},
+            {"sparsity": pruned.sparsity, "score": score, "folder": "front/001"},
+        ]
+        result = json.loads((run_dir / "result.json").read_text()) | {"front": points}
+        (run_dir / "result.json").write_text(json.dumps(result))
+        assert front(read_run(run_dir)).picked == picked
 
 
 def test_a_stage_that_was_undone_is_marked(run_dir):

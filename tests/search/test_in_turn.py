@@ -41,6 +41,14 @@ def make(request: pytest.FixtureRequest) -> Callable[[], InTurn]:
     return lambda: in_turn(request.param)
 
 
+def test_neither_is_screened_in_its_first_population(make: Callable[[], InTurn]) -> None:
+    algorithm, population, screened = make(), None, []
+    for number in range(2 * TURN):
+        screened.append(algorithm.screens(population))
+        population = step(algorithm, population, number)
+    assert screened == [number not in (0, TURN) for number in range(2 * TURN)]
+
+
 def test_the_second_goes_on_from_the_best_of_the_first(make: Callable[[], InTurn]) -> None:
     population, best, counts = None, [], []
     for number in range(12):

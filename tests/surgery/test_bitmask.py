@@ -70,3 +70,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         save_tensors(held | {name: held[name][:-1]}, path, shapes)
         with pytest.raises(EvopruneError, match="no bitmask file"):
             read_bitmask(path)
+
+
+def test_scales_of_norms_keep_their_range(tmp_path: Path) -> None:
+    model = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([1e5, 0.0, 1e-9]))
+    save_bitmask(nn.Sequential(model), {"0": model.weight != 0}, tmp_path / "m.safetensors")
+    tensors, _, _ = read_bitmask(tmp_path / "m.safetensors")
+    assert torch.equal(tensors["0.weight"], model.weight.detach())

@@ -118,7 +118,7 @@ def test_images_grow_to_their_full_size() -> None:
     recipe = Recipe(epochs=8, first_size=16)
     assert [recipe.size_at(epoch, 32) for epoch in range(8)] == [16, 16, 20, 24, 24, 28, 32, 32]
     assert [Recipe(epochs=3, first_size=20).size_at(epoch, 32) for epoch in range(3)] == [20, 24, 32]
-    assert Recipe(epochs=1, first_size=20).size_at(0, 32) == 20, "short trainings between stages stay cheap"
+    assert Recipe(epochs=1, first_size=20).size_at(0, 32) == 32, "what is scored afterwards has seen full size"
     assert [Recipe(epochs=2).size_at(epoch, 32) for epoch in range(2)] == [32, 32]
     assert Recipe(epochs=2, first_size=32).size_at(0, 28) == 28, "never larger than they are"
 
@@ -152,3 +152,18 @@ def test_a_last_batch_of_one_sample_beside_batch_norm_says_what_to_do() -> None:
     recipe = Recipe(epochs=1)
     with pytest.raises(EvopruneError, match=r"batch of one sample.*drop_last"):
         train_epoch(net, source, recipe, recipe.make_optimizer(net), 0, torch.Generator().manual_seed(0))
+
+
+def test_the_teacher_sees_full_size() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Teacher(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(images.shape))
+            return images.mean((2, 3)).expand(-1, 2)
+
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    source, recipe = TensorSource(torch.rand(8, 1, 12, 12), torch.arange(8) % 2, 4), Recipe(epochs=4, first_size=8)
+    optimizer = recipe.make_optimizer(net)
+    train_epoch(net, source, recipe, optimizer, 0, torch.Generator().manual_seed(0), Teacher())
+    assert seen == [(4, 1, 12, 12)] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isclose
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -32,9 +33,13 @@ def front(run: Run) -> Front | None:
     points = [] if run.result is None else [point for point in run.result.front if point.folder]
     if run.result is None or not points:
         return None
-    near = [abs(point.sparsity - run.result.pruned.sparsity) for point in points]
-    picked = near.index(min(near)) if min(near) < 1e-6 else None
-    return Front([point.sparsity for point in points], [point.score for point in points], picked)
+    pruned = run.result.pruned
+    picked = [
+        index
+        for index, point in enumerate(points)
+        if isclose(point.sparsity, pruned.sparsity) and isclose(point.score, pruned.val_score or 0.0)
+    ]  # none where the result was fine-tuned later
+    return Front([point.sparsity for point in points], [point.score for point in points], next(iter(picked), None))
 
 
 def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:

@@ -77,7 +77,6 @@ class Runner:
         if resume and folder is not None:
             self.state = load_state(folder.snapshot)
             self._check_fits(folder)
-            self._put(self.state.now)
         else:
             kept = self._kept({layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self.layers})
             self.state = RunState(now=kept, accepted=kept, dense_val_score=dense_val_score)
@@ -215,7 +214,9 @@ class Runner:
             tuner.load_state(state.optimizer)
         on_step = partial(self._show_step, first, last)
         for epoch in range(max(first, state.step), last):
-            half_way = stage.only_below_floor and first > 0 and epoch == (first + last) // 2
+            # Scores on small images say little of those at full size, which come last.
+            may_give_up = stage.only_below_floor and first > 0 and not settings.first_size
+            half_way = may_give_up and epoch == first + max(1, (last - first) // 2)
             if half_way and is_hopeless(state.epoch_scores[first - 1 :], floor, state.dense_val_score):
                 break
             begun = time.perf_counter()
@@ -304,7 +305,7 @@ class Runner:
         self.task.model.load_state_dict(kept.model)
 
     def _check_fits(self, folder: Folder) -> None:
-        """Whether a snapshot is one of this model."""
+        """Whether a snapshot is one of this model, which has the snapshot's weights afterwards."""
         state, shapes = self.state, {layer.name: layer.shape for layer in self.layers}
         for kept in (state.accepted, state.now):
             fits = {name: tuple(mask.shape) for name, mask in kept.masks.items()} == shapes

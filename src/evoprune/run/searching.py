@@ -87,7 +87,7 @@ class Search:
         for _ in range(1 if population is None else self.algorithm.asks_per_generation):
             genomes, traits = self.algorithm.ask(population, rng)
             scored.evaluations += len(genomes)
-            if population is not None:
+            if self.algorithm.screens(population):
                 genomes, traits = self._screened(genomes, traits, scored)
             scores = self.evaluator(self.space.plans(genomes), self.algorithm.floor(population))
             sparsity = self.space.sparsity(genomes)

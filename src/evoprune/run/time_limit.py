@@ -54,10 +54,16 @@ class TimeLimit:
         return min(wanted, max(1, int(left / max(self._epoch_seconds(), 1e-9))))
 
     def _epoch_seconds(self) -> float:
-        """Of the epochs so far; before the first, estimated from a few steps of a copy."""
+        """Of the epochs so far; before the first, estimated from a few steps of a copy.
+
+        Where images grow, never less than that: those so far were small.
+        """
         state, train = self.state, self.task.train
-        if state.finetune_epochs or train is None:
-            return state.finetune_seconds / max(state.finetune_epochs, 1)
+        if train is None:
+            return 0.0
+        so_far = state.finetune_seconds / max(state.finetune_epochs, 1)
+        if state.finetune_epochs and not self.settings.first_size:
+            return so_far
         if self.first_epoch is None:
             model, begun = copy.deepcopy(self.task.model), time.perf_counter()
             self.task.val_score(model)
@@ -68,4 +74,4 @@ class TimeLimit:
             tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
             tuner.epoch(0, self.settings.seed)
             self.first_epoch = scoring + (time.perf_counter() - begun) / tuner.source.steps * train.steps
-        return self.first_epoch
+        return max(so_far, self.first_epoch)

@@ -85,6 +85,10 @@ class Algorithm(ABC):
     def tell(self, population: Population | None, candidates: Population) -> Population:
         """The next population, from the present one and the scored candidates."""
 
+    def screens(self, population: Population | None) -> bool:
+        """Whether what is asked for may be screened on fewer samples: the first population is wanted whole."""
+        return population is not None
+
     def floor(self, population: Population | None) -> float:
         """A candidate whose first fitness column stays below this cannot survive; -inf when any may.
 

@@ -58,6 +58,10 @@ class InTurn(Algorithm):
             state["start"] = population.state["start"]
         return replace(following, state=state)
 
+    def screens(self, population: Population | None) -> bool:
+        """Not where either begins."""
+        return self._now(population)[1] is not None
+
     def floor(self, population: Population | None) -> float:
         """That of the algorithm whose turn it is."""
         algorithm, own = self._now(population)

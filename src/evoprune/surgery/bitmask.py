@@ -47,7 +47,7 @@ def save_bitmask(
             tensors[name] = halved(tensor)
             continue
         tensors[f"{name}.bits"] = pack_bits(mask.flatten())
-        tensors[f"{name}.values"] = tensor[mask.to(tensor.device)].half()
+        tensors[f"{name}.values"] = halved(tensor)[mask.to(tensor.device)]
         shapes[name] = list(mask.shape)
     save_tensors(tensors, path, {SHAPES: json.dumps(shapes, sort_keys=True), **(metadata or {})})
 

@@ -65,7 +65,8 @@ def train_epoch(
             teacher_logits = cached if teacher is not None and loss is None else None
             if teacher is not None and loss is None and cached is None:
                 with torch.no_grad(), recipe.autocast(device):
-                    teacher_logits = teacher(inputs.clone()).float()  # either model may change its inputs in place
+                    # At full size, which it knows; and either model may change its inputs in place.
+                    teacher_logits = teacher(images.clone()).float()
             try:
                 with recipe.autocast(device):
                     outputs = model(inputs)

@@ -39,8 +39,8 @@ class Recipe:
         cutout: a square of this many pixels a side is made black in each image, anywhere, even partly outside
             (DeVries & Taylor 2017).
         first_size: pixels a side that images are scaled down to in the first epoch; they grow by 4 at a time and
-            have their full size in the last quarter of the epochs, the last of several at least (progressive
-            resizing: Howard 2018). 0 trains at full size throughout. Needs a model that takes images of any size.
+            have their full size in the last quarter of the epochs, the last at least (progressive resizing: Howard
+            2018). 0 trains at full size throughout. Needs a model that takes images of any size.
         precision: of the model's passes; the weights are float32 either way (autocast).
         distill: share of the loss that asks for the teacher's outputs instead of the labels, when there is
             a teacher (knowledge distillation: Hinton et al. 2015).
@@ -116,7 +116,7 @@ class Recipe:
 
     def size_at(self, epoch: int, full: int) -> int:
         """Pixels a side of the images of `epoch`, counted from 0, where `full` is what they have."""
-        if not 0 < self.first_size < full or 0 < epoch == self.epochs - 1:
+        if not 0 < self.first_size < full or epoch == self.epochs - 1:
             return full
         stages = math.ceil((full - self.first_size) / GROWTH)  # smaller than full, all of them equally long
         stage = math.floor(epoch / (0.75 * self.epochs) * stages)

@@ -84,8 +84,7 @@ class TensorSource:
                 f"training data has {len(inputs)} inputs and {len(targets)} targets; expected as many, and at least one"
             )
         self.inputs, self.targets = inputs.to(device), targets.to(device)
-        self.batch_size, self.flip, self.cutout = batch_size, flip, cutout
-        self.shift = shift if inputs.dim() == 4 else 0
+        self.batch_size, self.shift, self.flip, self.cutout = batch_size, shift, flip, cutout
         self.fill = (torch.zeros(1) if fill is None else fill).to(device)
         self.steps = math.ceil(len(inputs) / batch_size)
         self.windows = self._windows()

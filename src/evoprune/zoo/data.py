@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, did_you_mean, generator, said
 from evoprune.scoring import device_of, evaluating
+from evoprune.training import GROWTH
 from evoprune.zoo import hub, mnist_sample
 from evoprune.zoo.images import Images
 from evoprune.zoo.parquet import read_folder
@@ -124,7 +125,7 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
 
 
 def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
-    """Whether the model takes (N, C, H, W) images scaled down to `first_size` pixels a side.
+    """Whether the model takes (N, C, H, W) images as they grow from `first_size` pixels a side.
 
     Raises:
         EvopruneError: it does not, or they are no square images.
@@ -133,13 +134,15 @@ def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
         raise EvopruneError(
             f"--first-size needs square training images (N, C, H, W), not {tuple(images.shape[1:])}; leave it out"
         )
-    try:
-        with evaluating(model):
-            model(F.interpolate(images[:2].to(device_of(model)), (first_size, first_size)))
-    except Exception as error:  # whatever a user's model says about a size
-        raise EvopruneError(
-            f"--first-size {first_size}: the model does not take images of that size ({said(error)}); leave it out"
-        ) from error
+    for size in range(first_size, images.shape[-1], GROWTH):
+        try:
+            with evaluating(model):
+                model(F.interpolate(images[:2].to(device_of(model)), (size, size)))
+        except Exception as error:  # whatever a user's model says about a size
+            raise EvopruneError(
+                f"--first-size {first_size}: the model does not take images of {size} pixels a side ({said(error)});"
+                " leave it out"
+            ) from error
 
 
 def stratified_cut(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

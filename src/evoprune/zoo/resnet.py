@@ -46,7 +46,7 @@ class ResNet18(nn.Module):
         self.linear = nn.Linear(512, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 10); H and W are 32 in CIFAR-10, and any multiple of 4 will do."""
+        """(B, 3, H, W) to (B, 10); H and W are 32 in CIFAR-10, and any others will do."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
