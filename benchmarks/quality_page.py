@@ -59,16 +59,22 @@ def above(mine: dict[int, dict[str, Any]], chance: dict[int, dict[str, Any]]) ->
     return spread(gain) if gain and mine != chance else ""
 
 
-def by_weights(trials: Trials) -> dict[str, Trials]:
-    """Trials that began with the same weights: `MODEL` for a model's latest, `MODEL from 90.27 %` for earlier ones.
+def by_settings(trials: Trials) -> dict[str, Trials]:
+    """Trials that may share a table: of one dense model, trained as long after each stage.
 
-    Those of one method, sparsity and seed in other settings would be no repetition.
+    `MODEL` for a model's latest weights, `MODEL from 90.27%` for earlier ones; `..., 7 epochs each` where that is not
+    how long their first trial trained. Those of one method, sparsity and seed that still differ would be no repetition.
     """
     last = {trial["model"]: trial["dense"] for trial in trials}
+    usual: dict[str, int] = {}
     groups: dict[str, Trials] = {}
     for trial in trials:
         model, dense = trial["model"], trial["dense"]
-        groups.setdefault(model if dense == last[model] else f"{model} from {dense:.2%}", []).append(trial)
+        name = model if dense == last[model] else f"{model} from {dense:.2%}"
+        epochs = trial["finetune_epochs"] + trial["final_epochs"]
+        if epochs != usual.setdefault(name, epochs):
+            name += f", {epochs} epochs each"
+        groups.setdefault(name, []).append(trial)
     for name, group in groups.items():
         (trial, count), *_ = Counter((t["method"], t["target"], t["seed"]) for t in group).most_common()
         if count > 1:
@@ -174,7 +180,7 @@ def main() -> None:
     """Replace what stands between the marks of docs/quality.md."""
     page = DOCS / "quality.md"
     text = page.read_text()
-    tuned, found = by_weights(record.earlier("quality").get("trials", [])), record.earlier("quality-search")
+    tuned, found = by_settings(record.earlier("quality").get("trials", [])), record.earlier("quality-search")
     searched = found.get("trials", [])
     tables = {f"tuned {name}": tuned_table(trials) for name, trials in tuned.items()}
     for name, trials in tuned.items():
