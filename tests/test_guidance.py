@@ -18,6 +18,7 @@ from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.guidance.wanda import input_powers, wanda_scores
+from evoprune.scoring import watching
 
 KINDS = ["none", "magnitude", "gradient", "wanda", "learned"]
 
@@ -220,9 +221,10 @@ def test_wanda_is_what_a_weight_adds_to_the_layers_output(module: nn.Module, sha
         assert float(found[index]) == pytest.approx(output_change(module, given, index), rel=1e-3)
 
 
-def test_wanda_sums_over_batches(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+def test_wanda_sums_over_batches(net: Net, samples: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = input_powers(net, ["grouped", "last"], samples[0])
-    parts = input_powers(net, ["grouped", "last"], samples[0], batch_size=7)
+    monkeypatch.setattr(watching, "BATCH", 7)
+    parts = input_powers(net, ["grouped", "last"], samples[0])
     assert whole.keys() == parts.keys() == {"grouped", "last"}
     for name, power in whole.items():
         torch.testing.assert_close(parts[name], power)

@@ -72,9 +72,8 @@ ONLY_TUNING = (
     "learning_rate", "optimizer", "shift", "train_precision", "weight_decay",
 )  # fmt: skip
 """Settings that mean nothing without training data."""
-GOALS = {"floor", "max_drop", "passes", "sparsity"}
 UNTUNED_GENERATIONS = 40
-"""By default, of a stage whose model is not fine-tuned: all that can be gained has to come from the search."""
+"""The default number of generations where nothing is fine-tuned: all that can be gained has to come from the search."""
 
 
 def prune(
@@ -130,7 +129,7 @@ def prune(
         Folder(folder).check_vacant(overwrite)
     as_given = like(model)
     with surroundings(chosen) as warned:
-        _warn_of_defaults(score, train, loss, settings)
+        _warn_of_defaults(score, train, loss, settings, chosen)
         task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
         return as_given(_begin(task, chosen, folder, overwrite, listener, warned))
 
@@ -180,7 +179,7 @@ def _check_model(model: object) -> None:
     check_initialized(model)
 
 
-def _warn_of_defaults(score: Score, train: Any, loss: Loss | None, given: dict[str, Any]) -> None:
+def _warn_of_defaults(score: Score, train: Any, loss: Loss | None, given: dict[str, Any], chosen: Settings) -> None:
     """Tell a Python user what is not as they may think."""
     if loss is not None and train is None and given.get("guidance") != "gradient":
         log.warning("without `train` nothing is fine-tuned, and `loss` means nothing")
@@ -190,7 +189,7 @@ def _warn_of_defaults(score: Score, train: Any, loss: Loss | None, given: dict[s
         log.warning("batch_size means nothing where `train` gives batches itself")
     if given.get("preset", "default") != "default":
         return
-    if not isinstance(score, Accuracy) and GOALS.isdisjoint(name for name in given if given[name] is not None):
+    if not isinstance(score, Accuracy) and given.get("max_drop") is None and chosen.max_drop is not None:
         log.warning(
             "no goal was given: weights go until the score has lost %g, in its own unit; give sparsity=..., floor=...,"
             " or max_drop=..., in hundredths of that unit",

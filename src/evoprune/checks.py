@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, forked_rng, layer_of, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, few, forked_rng, layer_of, resolve_layers, said, weight_of
 from evoprune.evaluation.moments import has_moments
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
@@ -22,7 +21,7 @@ from evoprune.training import Loss, TensorSource, in_float32
 
 __all__ = [
     "check_dense", "check_guidance", "check_recalibration", "check_state", "check_training", "copied",
-    "name_what_stays",
+    "warn_of_what_stays",
 ]  # fmt: skip
 
 ALREADY = 0.01
@@ -91,7 +90,7 @@ def check_guidance(task: Task, settings: Settings) -> None:
             log.warning(
                 "the order in which weights go is random, not evolved, in layers that are neither linear nor plain 2-d"
                 " convolutions, or have too many inputs; %.0f %% of the weights: %s; guidance magnitude orders them",
-                100 * share, _some(layer.name for layer in blind),
+                100 * share, few(layer.name for layer in blind),
             )  # fmt: skip
     frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]
     if settings.tightens and frozen:
@@ -210,7 +209,7 @@ def check_state(model: nn.Module) -> None:
             )
 
 
-def name_what_stays(model: nn.Module) -> None:
+def warn_of_what_stays(model: nn.Module) -> None:
     """Warn of weights that cannot be pruned."""
     computed = [
         name
@@ -231,14 +230,8 @@ def name_what_stays(model: nn.Module) -> None:
         log.warning(
             "%.0f %% of the parameters stay as they are, and count in no sparsity: matrices that are not the weight of"
             " a plain layer (as in torch's LSTM and MultiheadAttention, or in scripted modules): %s",
-            100 * share, _some(others),
+            100 * share, few(others),
         )  # fmt: skip
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three."""
-    first = list(names)
-    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """The types every room of evoprune shares.
 
-Shape legend, used in every docstring:
-    P candidates, G genes, N samples, B samples of one batch, C classes, L layers, K objectives.
+Shape legend:
+    P candidates, G genes, N samples, B samples of one batch, C classes, L layers, K objectives; in search/ C children.
 
 Data flows one way: space -> genomes -> plans -> evaluator -> scores -> algorithm -> journal -> surgery
 -> report. A genome is a row of a (P, G) tensor; what it means for the model is a plan.
@@ -23,7 +23,7 @@ from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "check_initialized", "did_you_mean", "forked_rng", "generator", "layer_of", "prefix_of", "prunable_layers",
+    "check_initialized", "did_you_mean", "few", "forked_rng", "generator", "layer_of", "prefix_of", "prunable_layers",
     "resolve_layers", "said", "sparsity_of", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
@@ -101,6 +101,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean lenet5?` where one of `names` is near, else nothing."""
     near = get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def few(names: Iterable[str]) -> str:
+    """The first three of `names`, and how many more there are."""
+    first = list(names)
+    return ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
 
 
 def strip_module_prefix(name: str) -> str:

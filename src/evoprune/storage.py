@@ -59,7 +59,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin with `prefix`, without it."""
+    """The tensors whose names begin with `prefix`, under their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

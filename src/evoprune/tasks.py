@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.checks import check_state, check_training, name_what_stays
+from evoprune.checks import check_state, check_training, warn_of_what_stays
 from evoprune.core import EvopruneError, prunable_layers, resolve_layers
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
@@ -46,7 +46,7 @@ def given_task(
 ) -> Task:  # fmt: skip
     """What was given from Python, checked as far as one batch shows it; `auto` is the device that the model is on."""
     check_state(model)
-    name_what_stays(model)
+    warn_of_what_stays(model)
     device = device_of(model) if settings.device == "auto" else device_named(settings.device)
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
@@ -103,7 +103,7 @@ def named_task(
             raise EvopruneError(f"{changed}; put it back, or prune again with --overwrite")
         log.warning("%s; scores cannot be compared with the recorded ones", changed)
     check_state(model)
-    name_what_stays(model)
+    warn_of_what_stays(model)
     check_data_fits(model, data)
     device = device_named(settings.device)
     model.to(device)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from evoprune.evaluation import moments
 from evoprune.evaluation.moments import layer_moments
+from evoprune.scoring import watching
 
 
 def net() -> nn.Sequential:
@@ -21,9 +22,10 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 2, 8, 8, generator=torch.Generator().manual_seed(1)).cumsum(3) / 3
 
 
-def test_they_are_the_sums_over_positions() -> None:
+def test_they_are_the_sums_over_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = net(), images(6)
-    found = layer_moments(model, ["0", "2", "4"], inputs, batch_size=4)
+    monkeypatch.setattr(watching, "BATCH", 4)
+    found = layer_moments(model, ["0", "2", "4"], inputs)
     with torch.no_grad():
         middle = model[:2](inputs)
         rows = {

@@ -51,16 +51,6 @@ def test_a_line_cut_off_at_the_end_is_ignored_but_not_in_the_middle(run_dir):
         read_run(run_dir)
 
 
-def test_entries_that_a_resumed_run_repeats_replace_the_old_ones(run_dir):
-    events = journal(run_dir)
-    at = next(i for i, e in enumerate(events) if e["event"] == "generation" and e["generation"] == 5)
-    repeated = [e | {"evaluations": 12345} for e in events[at - 2 : at + 1]]
-    write_journal(run_dir, events[: at + 1] + repeated)
-    (stage,) = read_run(run_dir).stages
-    assert [g.generation for g in stage.generations] == list(range(6))
-    assert [g.evaluations for g in stage.generations[3:]] == [12345] * 3
-
-
 def test_a_stage_without_layers_owns_the_fine_tuning_in_it(run_dir):
     events = [e for e in journal(run_dir) if e.get("stage") != 5]
     for index, value in ((5, 0.981), (6, 0.982)):

@@ -393,7 +393,7 @@ def test_cmaes_reaches_the_optimum_of_a_rotated_valley() -> None:
     def fitness(genomes: Tensor) -> Tensor:
         return -((genomes.double() - point) @ turn * scales).square().sum(1)[:, None]
 
-    assert float(evolve(CMAES(6, 12), 150, fitness)[-1].fitness.max()) > -1e-6
+    assert float(evolve(CMAES(Shares(6), 12), 150, fitness)[-1].fitness.max()) > -1e-6
 
 
 def test_pbil_moves_its_chances_toward_what_is_good() -> None:

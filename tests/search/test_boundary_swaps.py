@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evoprune.core import EvopruneError
 from evoprune.search import BoundarySwaps, Population
 
 from .conftest import rng
@@ -77,9 +75,3 @@ def test_mutations_exchange_about_as_many_as_their_rate_says() -> None:
     genomes, _ = operator.first(40, rng())
     swapped = (genomes[1:] & ~operator.start).sum(1).double()
     assert 45 < float(swapped.mean()) < 55  # a tenth of 500
-
-
-@pytest.mark.parametrize("options", [{"reach": 0.0}, {"reach": 1.5}, {"swap_rate": 0.0}])
-def test_rates_are_shares(options: dict[str, float]) -> None:
-    with pytest.raises(EvopruneError, match="above 0"):
-        genes([4], [2], **options)

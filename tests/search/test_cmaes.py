@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from evoprune.core import EvopruneError
-from evoprune.search import CMAES, Population
+from evoprune.search import CMAES, Population, Shares
 
 cmaes = pytest.importorskip("cmaes")
 
 
 @pytest.mark.parametrize(("length", "size"), [(1, 4), (2, 6), (5, 8), (5, 40), (12, 13)])
 def test_learns_what_the_package_learns_from_the_same_candidates(length: int, size: int) -> None:
-    ours = CMAES(length, size, sigma=0.7)
+    ours = CMAES(Shares(length), size, sigma=0.7)
     theirs = cmaes.CMA(np.zeros(length), 0.7, population_size=size)
     scales = torch.logspace(0, 1, length, dtype=torch.float64)
     population: Population | None = None
@@ -30,7 +29,7 @@ def test_learns_what_the_package_learns_from_the_same_candidates(length: int, si
 
 
 def test_draws_from_the_distribution_it_has_learned() -> None:
-    algorithm = CMAES(2, 6000, sigma=0.5)
+    algorithm = CMAES(Shares(2), 6000, sigma=0.5)
     covariance = torch.tensor([[2.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
     first = algorithm.ask(None, torch.Generator().manual_seed(0))[0]
     state = algorithm.tell(None, Population(first, torch.zeros(6000, 1, dtype=torch.float64))).state
@@ -39,10 +38,3 @@ def test_draws_from_the_distribution_it_has_learned() -> None:
     drawn = algorithm.ask(Population(first, torch.zeros(6000, 1), {}, known), torch.Generator().manual_seed(1))[0]
     assert torch.allclose(drawn.double().mean(0), mean, atol=0.01)
     assert torch.allclose(drawn.double().T.cov() / 0.01, covariance, atol=0.1)
-
-
-def test_refuses_a_population_of_one_and_no_step() -> None:
-    with pytest.raises(EvopruneError, match="population of 2 at least, not 1"):
-        CMAES(3, 1)
-    with pytest.raises(EvopruneError, match="sigma must be above 0, not 0"):
-        CMAES(3, 4, sigma=0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evoprune.core import Evaluator, EvopruneError, said, weight_of
+from evoprune.core import Evaluator, said, weight_of
 from evoprune.evaluation.graph import UnsplittableError, split_model
 from evoprune.evaluation.graph_runner import GraphRunner
 from evoprune.evaluation.memory import bytes_of
@@ -53,13 +53,8 @@ def make_evaluator(
             with float32 on some samples; convolutions then run channels-last.
 
     Raises:
-        EvopruneError: an unknown method or layer, or a score that does not fit the model.
+        EvopruneError: an unknown layer, or a score that does not fit the model.
     """
-    unknown = set(ways) - set(WAYS)
-    if unknown:
-        raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
-    if memory_mb < 1:
-        raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     score = as_score(score)
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:
@@ -76,12 +71,12 @@ def make_evaluator(
     reasons: list[UnsplittableError] = []
     makers: list[Callable[[], BatchRunner]] = []
     if {"prefix", "batched"} & set(ways):
-        makers.append(lambda: GraphRunner(split_model(model, layers), weights))
+        makers.append(lambda: GraphRunner(split_model(model, weights), weights))
     makers.append(lambda: OneByOne(model))
     for make in makers:
         try:
             runner = make()
-            needs = _check(model, score, layers, runner)
+            needs = _compared(model, score, layers, runner)
             break
         except UnsplittableError as error:
             reasons.append(error)
@@ -99,14 +94,14 @@ def make_evaluator(
 
 
 def _some_inputs(score: DataScore) -> Tensor:
-    """Evenly spread, since the first ones may all be of a kind: unpadded, say, or of one class."""
+    """A few inputs, evenly spread, since the first ones may all be of a kind: unpadded, say, or of one class."""
     return score.inputs[:: max(1, score.samples // CHECKED_SAMPLES)][:CHECKED_SAMPLES]
 
 
 def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
     """Whether one sample less in a batch changes the outputs of the others.
 
-    Where they are random, or of low precision, that cannot be told; `_check` is left to see whether they agree.
+    Where they are random, or of low precision, that cannot be told; `_compared` is left to see whether they agree.
     """
     inputs = _some_inputs(score).to(device_of(model))
     fewer = len(inputs) - 1
@@ -124,8 +119,8 @@ def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
     return tells and not torch.allclose(whole[:fewer], part, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def _check(model: nn.Module, score: DataScore, layers: Sequence[str], runner: BatchRunner) -> Needs:
-    """Compare two candidates, one of them dense, with the model itself on a few samples.
+def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner: BatchRunner) -> Needs:
+    """What a runner needs, once it has scored two candidates, one of them dense, as the model itself does.
 
     Raises:
         UnsplittableError: they differ.

@@ -58,7 +58,7 @@ class FirstConv:
         pool: non-overlapping 2x2 windows, after the activation.
     """
 
-    def __init__(self, module: nn.Conv2d, activation: Activation = None, pool: Pool = None) -> None:
+    def __init__(self, module: nn.Conv2d, activation: Activation, pool: Pool) -> None:
         self.module, self.activation, self.pool = module, activation, pool
 
     def patches(self, images: Tensor) -> Patches:

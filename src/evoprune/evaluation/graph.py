@@ -8,14 +8,13 @@ shared values that varied operations read are the frontier, which can be kept be
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.fx import Graph, Node, Tracer
 
-from evoprune.core import said, weight_of
+from evoprune.core import said
 from evoprune.scoring import eval_mode
 
 __all__ = ["SplitGraph", "UnsplittableError", "has_varied_weight", "split_model"]
@@ -25,7 +24,7 @@ class UnsplittableError(Exception):
     """The model cannot be run as a split graph; the message says why."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitGraph:
     """The operations of a model, in order, sorted into shared and varied.
 
@@ -33,8 +32,8 @@ class SplitGraph:
         root: the model whose submodules the nodes name.
         shared: nodes that do not depend on a varied weight.
         varied: nodes that do.
-        frontier: shared nodes that a varied node reads, or the output when nothing is varied.
         output: the node that is the model's output.
+        frontier: shared nodes that a varied node reads, or the output when nothing is varied.
         from_input: nodes that depend on the model's input, whose first dimension is the batch.
         last_reader: value -> the varied node that reads it last.
         constants: tensors that `forward` itself made, by the names that nodes have for them.
@@ -44,10 +43,10 @@ class SplitGraph:
     shared: list[Node]
     varied: list[Node]
     output: Node
-    frontier: list[Node] = field(default_factory=list)
-    from_input: set[Node] = field(default_factory=set)
-    last_reader: dict[Node, Node] = field(default_factory=dict)
-    constants: dict[str, object] = field(default_factory=dict)
+    frontier: list[Node]
+    from_input: set[Node]
+    last_reader: dict[Node, Node]
+    constants: dict[str, object]
 
     def attribute(self, path: str) -> object:
         """What a node of the kind `get_attr` stands for."""
@@ -74,35 +73,34 @@ class _Tracer(Tracer):
         return id(weight) in self.varied or super().is_leaf_module(m, module_qualified_name)
 
 
-def split_model(model: nn.Module, layers: Iterable[str]) -> SplitGraph:
-    """Trace `model` and split it at the weights of `layers`.
+def split_model(model: nn.Module, weights: set[int]) -> SplitGraph:
+    """Trace `model` and split it at the parameters of these ids.
 
     Raises:
         UnsplittableError: the forward method cannot be traced, or uses a varied weight outside its layer.
     """
-    weights = {id(weight_of(model, name)) for name in layers}
     graph, constants = _trace(model, weights)
-    split = SplitGraph(model, [], [], output=next(iter(graph.nodes)), constants=constants)
-    varied: set[Node] = set()
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in graph.nodes:
-        if node.op == "output":
-            if not isinstance(node.args[0], Node):
-                raise UnsplittableError("its output is not one tensor")
-            split.output = node.args[0]
-        elif not _only_checks(node):
-            if node.op in CALLS and getattr(node.target, "__name__", node.target) in DATA_SHAPED:
-                raise UnsplittableError(f"the shape of {node.name} depends on the data")
-            if node.op == "get_attr" and id(split.attribute(str(node.target))) in weights:
-                raise UnsplittableError(f"it uses {node.target} outside of its layer")
-            if node is inputs[0] or any(source in split.from_input for source in node.all_input_nodes):
-                split.from_input.add(node)
-            if has_varied_weight(model, node, weights) or any(source in varied for source in node.all_input_nodes):
-                varied.add(node)
-            (split.varied if node in varied else split.shared).append(node)
-    reads = {source: node for node in split.varied for source in node.all_input_nodes}
-    split.last_reader = reads
-    split.frontier = [node for node in split.shared if node in reads or node is split.output]
+    *nodes, last = graph.nodes
+    output, batch = last.args[0], next(node for node in nodes if node.op == "placeholder")
+    if not isinstance(output, Node):
+        raise UnsplittableError("its output is not one tensor")
+    shared, varied = dict[Node, None](), dict[Node, None]()  # in the order of the graph
+    from_input = {batch}
+    for node in nodes:
+        if _only_checks(node):
+            continue
+        if node.op in CALLS and getattr(node.target, "__name__", node.target) in DATA_SHAPED:
+            raise UnsplittableError(f"the shape of {node.name} depends on the data")
+        if any(source in from_input for source in node.all_input_nodes):
+            from_input.add(node)
+        varies = has_varied_weight(model, node, weights) or any(source in varied for source in node.all_input_nodes)
+        (varied if varies else shared)[node] = None
+    last_reader = {source: node for node in varied for source in node.all_input_nodes}
+    frontier = [node for node in shared if node in last_reader or node is output]
+    split = SplitGraph(model, list(shared), list(varied), output, frontier, from_input, last_reader, constants)
+    for node in shared:
+        if node.op == "get_attr" and id(split.attribute(str(node.target))) in weights:
+            raise UnsplittableError(f"it uses {node.target} outside of its layer")
     return split
 
 

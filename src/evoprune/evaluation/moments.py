@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import generator
-from evoprune.scoring import device_of, evaluating, watching_inputs
+from evoprune.scoring import watch_inputs
 
 __all__ = ["has_moments", "layer_moments"]
 
@@ -25,14 +25,13 @@ MOST_INPUTS = 8192
 """Layers with more inputs a unit are left out: their moment would take more than 256 MB."""
 
 
-def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_size: int = 250) -> dict[str, Tensor]:
+def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor) -> dict[str, Tensor]:
     """Mean over samples of x x', summed over positions: x are inputs of linear and (ungrouped) 2-d convolution layers.
 
     Args:
         model: run in eval mode and float32; its mode is left as found.
         names: the layers asked for.
         inputs: (N, ...), on any device.
-        batch_size: samples at a time.
 
     Returns:
         Layer name -> (D, D) float32, D the weights of one unit, in the order of `weight.flatten(1)`. Layers
@@ -42,17 +41,15 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor, batch_
     moments: dict[str, Tensor] = {}
 
     def add(name: str, module: nn.Module, given: Tensor) -> None:
-        for part in given.split(max(1, COLUMN_BYTES // _column_bytes(module, given))):
+        for part in given.split(max(1, COLUMN_BYTES // _sample_bytes(module, given))):
             rows, weight = _rows(module, part.float(), len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
-    with evaluating(model), watching_inputs(model, lambda name, module: name in wanted and has_moments(module), add):
-        for batch in inputs.split(batch_size):
-            model(batch.to(device_of(model), copy=True))  # it may change them in place
+    watch_inputs(model, inputs, lambda name, module: name in wanted and has_moments(module), add)
     return {name: moment.cpu() for name, moment in moments.items()}
 
 
-def _column_bytes(module: nn.Module, given: Tensor) -> int:
+def _sample_bytes(module: nn.Module, given: Tensor) -> int:
     """What the inputs of one unit at all positions of one sample take, about."""
     kernel = math.prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
     return max(1, 4 * kernel * given[0].numel())

@@ -62,7 +62,7 @@ class SampledEvaluator:
         cache: the kept values; `cache.bytes` of memory.
         peak_bytes: highest memory so far of kept values, candidates' weights and a block's values, estimated.
         dtype: of the arithmetic; float32, or bfloat16 by autocast.
-        block_numel: candidates times samples that run at once; halved when an allocation fails.
+        block_rows: candidates times samples that run at once; halved when an allocation fails.
         sample_flops: floating-point operations that one candidate needs for one sample.
     """
 
@@ -93,7 +93,7 @@ class SampledEvaluator:
         fitting = max(1, block // max(self.sample_bytes, 4 * needs.kept_numel))
         largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
         self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, score.samples))
-        self.block_numel = max(block // self.sample_bytes, self.chunk)
+        self.block_rows = max(block // self.sample_bytes, self.chunk)
         self.dtype = torch.float32
         self.peak_bytes, self._too_large = 0, False
         self.order = self._hardest_first() if racing else torch.arange(score.samples)
@@ -182,7 +182,7 @@ class SampledEvaluator:
         shared = self.cache.get(index, lambda: self._shared(rows))
         candidates, blocks, first = len(next(iter(weights.values()))), [], 0
         while first < candidates:
-            block = max(1, self.block_numel // len(rows)) if self.together else 1
+            block = max(1, self.block_rows // len(rows)) if self.together else 1
             part = {key: weight[first : first + block] for key, weight in weights.items()}
             blocks.append(self._outputs(part, shared, rows))
             first += block
@@ -217,7 +217,7 @@ class SampledEvaluator:
                         "not enough memory to run one candidate on one sample; use a smaller model or a larger machine"
                     ) from error
         if candidates > 1:
-            self.block_numel = max(1, candidates // 2 * len(rows))
+            self.block_rows = max(1, candidates // 2 * len(rows))
             halves = [{key: weight.chunk(2)[half] for key, weight in weights.items()} for half in (0, 1)]
             return torch.cat([self._outputs(half, shared, rows) for half in halves])
         self._too_large = True
@@ -230,7 +230,7 @@ class SampledEvaluator:
         self.cache.clear()
 
     def _note_memory(self, weights: dict[int, Tensor], shared: Any) -> None:
-        block = 3 * self.sample_bytes * self.block_numel  # a value, what it is made of, and a scratch copy
+        block = 3 * self.sample_bytes * self.block_rows  # a value, what it is made of, and a scratch copy
         kept = max(self.cache.bytes, bytes_of(shared))
         self.peak_bytes = max(self.peak_bytes, kept + bytes_of(list(weights.values())) + block)
 

@@ -82,14 +82,7 @@ def _distances(model: nn.Module, score: Fidelity, name: str) -> Callable[[Tensor
     return lambda masks: -evaluator({name: masks}).score
 
 
-def eliminate(
-    distances: Callable[[Tensor], Tensor],
-    allowed: Tensor,
-    smallest: float,
-    rng: torch.Generator,
-    rounds: int = ROUNDS,
-    groups: int = GROUPS,
-) -> Tensor:
+def eliminate(distances: Callable[[Tensor], Tensor], allowed: Tensor, smallest: float, rng: torch.Generator) -> Tensor:
     """Rank weights by the round in which they are eliminated.
 
     Args:
@@ -97,8 +90,6 @@ def eliminate(
         allowed: bool of any shape, the weights to rank.
         smallest: share of them that is left after the last round, in (0, 1].
         rng: source of all randomness.
-        rounds: eliminations; the number left falls geometrically.
-        groups: P, candidates in a round.
 
     Returns:
         Float of the shape of `allowed`: the rounds that a weight survived, plus its place among those of its round,
@@ -108,18 +99,18 @@ def eliminate(
     credit = torch.zeros(allowed.numel())
     left = allowed.flatten().nonzero()[:, 0]
     start = len(left)
-    for survived in range(rounds if start else 0):
+    for survived in range(ROUNDS if start else 0):
         order = left[torch.randperm(len(left), generator=rng)]
-        masks = torch.zeros(groups, allowed.numel(), dtype=torch.bool)
+        masks = torch.zeros(GROUPS, allowed.numel(), dtype=torch.bool)
         masks[:, left] = True
-        dropped = order.tensor_split(groups)
+        dropped = order.tensor_split(GROUPS)
         for mask, group in zip(masks, dropped, strict=True):
             mask[group] = False
-        place = distances(masks.view(groups, *allowed.shape)).argsort().argsort()
+        place = distances(masks.view(GROUPS, *allowed.shape)).argsort().argsort()
         credit *= MEMORY
         for group, earned in zip(dropped, place.tolist(), strict=True):
             credit[group] += earned
         best_first = order[credit[order].argsort(descending=True, stable=True)]
         rank[best_first] = survived + torch.arange(len(order) - 1, -1, -1) / len(order)
-        left = best_first[: max(1, round(start * smallest ** ((survived + 1) / rounds)))]
+        left = best_first[: max(1, round(start * smallest ** ((survived + 1) / ROUNDS)))]
     return rank.view_as(allowed)

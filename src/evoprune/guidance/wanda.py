@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import Layer, weight_of
-from evoprune.scoring import CONVOLUTIONS, device_of, evaluating, watching_inputs
+from evoprune.core import Layer
+from evoprune.guidance.magnitude import magnitudes
+from evoprune.scoring import CONVOLUTIONS, watch_inputs
 
 __all__ = ["input_powers", "wanda_scores"]
 
@@ -27,21 +28,19 @@ def wanda_scores(model: nn.Module, layers: Sequence[Layer], inputs: Tensor) -> d
     scored by magnitude alone.
     """
     powers = input_powers(model, [layer.name for layer in layers], inputs)
-    scores = {}
-    for layer in layers:
-        magnitude = weight_of(model, layer.name).detach().abs().cpu().float()
-        scores[layer.name] = magnitude * powers[layer.name].sqrt() if layer.name in powers else magnitude
-    return scores
+    return {
+        name: magnitude * powers[name].sqrt() if name in powers else magnitude
+        for name, magnitude in magnitudes(model, layers).items()
+    }
 
 
-def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_size: int = 250) -> dict[str, Tensor]:
+def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
     """Mean over samples of the square of what each weight multiplies, summed over positions.
 
     Args:
         model: as found afterwards.
         names: the layers asked for.
         inputs: (N, ...), on any device.
-        batch_size: samples at a time.
 
     Returns:
         Layer name -> float32 of a shape that the weight broadcasts with; layers of other kinds are missing.
@@ -55,9 +54,7 @@ def input_powers(model: nn.Module, names: Sequence[str], inputs: Tensor, batch_s
     def wanted(name: str, module: nn.Module) -> bool:
         return name in names and isinstance(module, (nn.Linear, *CONVOLUTIONS))
 
-    with evaluating(model), watching_inputs(model, wanted, add):
-        for batch in inputs.split(batch_size):
-            model(batch.to(device_of(model), copy=True))  # it may change them in place
+    watch_inputs(model, inputs, wanted, add)
     return powers
 
 

@@ -82,19 +82,19 @@ def draw_levels(axes: Axes, scores: ScoreAxis, drawn: Sequence[float], theme: Th
     known = [score for score in drawn if math.isfinite(score)]
     top = max([*known, *([scores.dense] if scores.dense is not None else [])], default=0.0)
     reach = 2 * max(top - min(known, default=top), 0.005 * abs(top))
-    lines: list[tuple[str, float | None, str, Any]] = [("dense", scores.dense, theme.palette[2], (0, (5, 2)))]
+    lines: list[tuple[str, float, str, Any]] = []
+    if scores.dense is not None:
+        lines.append(("dense", scores.dense, theme.palette[2], (0, (5, 2))))
     if scores.floor is not None and scores.floor >= top - reach:
         lines.append(("floor", scores.floor, theme.palette[3], (0, (1.5, 1.5))))
     elif scores.floor is not None:
         note = f"floor {wording.score(scores.floor, scores.accuracy)}\nlies lower"
         write(axes, note, (1, 0), (4, 0), theme.palette[3], xycoords="axes fraction", va="bottom")
     for name, level, color, dashes in lines:
-        if level is None:
-            continue
         drawn_at = scores.scale([level])[0]
         axes.axhline(drawn_at, color=color, linewidth=1.1, linestyle=dashes, zorder=1.5)
         text, beside = f"{name} {wording.score(level, scores.accuracy)}", axes.get_yaxis_transform()
-        above = len(lines) == 1 or level == max(lv for _, lv, _, _ in lines if lv is not None)
+        above = level == max(level for _, level, _, _ in lines)
         write(axes, text, (1, drawn_at), (4, 0), color, xycoords=beside, va="bottom" if above else "top")
 
 
@@ -106,12 +106,13 @@ def draw_breaks(panels: Sequence[Axes], breaks: Sequence[Break], steps: int, off
             axes.axvline(part.start + offset, color=theme.muted, linewidth=0.7, alpha=0.6 if few else 0.25)
     room = 105 / steps  # about 105 letters of this size fit over a figure
     bounds = spans(breaks, steps)
-    for names in ([part.label for part in breaks], [str(part.number) for part in breaks]):
+    labels, numbers = [part.label for part in breaks], [str(part.number) for part in breaks]
+    for names in (labels, numbers):
         if all(len(name) + 1 <= room * (end - start) for name, (start, end) in zip(names, bounds, strict=True)):
             break
     else:
         return
-    if names and names[0].isdigit():
+    if names is numbers:
         write(panels[0], "stage", (0, 1), (-4, 4), theme.muted, xycoords="axes fraction", ha="right", fontsize=7.5)
     for name, (start, end) in zip(names, bounds, strict=True):
         middle, above = (start + end) / 2 + offset, panels[0].get_xaxis_transform()

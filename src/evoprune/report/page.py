@@ -105,9 +105,8 @@ def headline(run: Run) -> list[Tile]:
 
 
 def _final_tiles(run: Run, result: ResultFile) -> list[Tile]:
-    dense, pruned, search, accuracy = result.dense, result.pruned, result.search, run.scores_are_accuracies
-    split = "test" if pruned.test_score is not None else "validation"
-    before, after = (dense.test_score, pruned.test_score) if split == "test" else (dense.val_score, pruned.val_score)
+    pruned, search, accuracy = result.pruned, result.search, run.scores_are_accuracies
+    split, before, after = _judged(result)
     kept = f"{wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights are left"
     change = f"dense {wording.score(before, accuracy)}: {wording.drop(before, after, accuracy)}"
     tiles = [
@@ -139,7 +138,7 @@ def _final_tiles(run: Run, result: ResultFile) -> list[Tile]:
     tiles.append(Tile("Whole run", wording.duration(result.seconds), whole))
     if pruned.file_bytes is not None:
         tiles.append(
-            Tile("Weights on disk", wording.size(pruned.file_bytes), f"dense {wording.size(dense.file_bytes)}")
+            Tile("Weights on disk", wording.size(pruned.file_bytes), f"dense {wording.size(result.dense.file_bytes)}")
         )
     return tiles
 
@@ -215,15 +214,20 @@ def _lead(run: Run) -> str:
             f"{removed} that may be pruned, which are {wording.count(weights)} of the model's"
             f" {wording.count(parameters)} parameters"
         )
-    for split, before, after in (
-        ("test", result.dense.test_score, result.pruned.test_score),
-        ("validation", result.dense.val_score, result.pruned.val_score),
-    ):
-        if before is not None and after is not None:
-            change = wording.drop(before, after, run.scores_are_accuracies)
-            compared = "that of" if change == "unchanged" else f"{change} than that of"
-            return f"{removed}; {split} {_score_word(run)} is {compared} the dense model."
-    return f"{removed}."
+    split, before, after = _judged(result)
+    if before is None or after is None:
+        return f"{removed}."
+    change = wording.drop(before, after, run.scores_are_accuracies)
+    compared = "that of" if change == "unchanged" else f"{change} than that of"
+    return f"{removed}; {split} {_score_word(run)} is {compared} the dense model."
+
+
+def _judged(result: ResultFile) -> tuple[str, float | None, float | None]:
+    """The split that the result is judged by, and the scores of the dense and the pruned model there."""
+    dense, pruned = result.dense, result.pruned
+    if pruned.test_score is not None:
+        return "test", dense.test_score, pruned.test_score
+    return "validation", dense.val_score, pruned.val_score
 
 
 def _warnings(run: Run) -> list[str]:

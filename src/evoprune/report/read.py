@@ -64,7 +64,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """That came up before the run began."""
+        """Warnings from before the run began."""
         found = self.config.get("warnings") if self.result is None else self.result.warnings
         return [str(text) for text in found or []]
 
@@ -125,7 +125,7 @@ def read_run(run_dir: str | Path) -> Run:
     config = read_object(folder.config)
     result = validated(ResultFile, folder.read_result(), "result.json") if folder.result.is_file() else None
     events = read_journal(folder.journal)
-    start = next((event for event in reversed(events) if isinstance(event, RunStart)), RunStart())
+    start = next((event for event in events if isinstance(event, RunStart)), RunStart())
     dense = start.dense_val_score
     remedy = "restore it, or delete it to report without masks"
     masks = read_tensors(folder.masks, remedy)[0] if folder.masks.is_file() else {}
@@ -140,18 +140,16 @@ def read_run(run_dir: str | Path) -> Run:
 
 
 def _stages(events: list[Record]) -> list[StageEvents]:
-    """Gather the journal by stage. What a resumed run did again replaces what was there."""
+    """Gather the journal by stage; a later fine-tuning that was killed and begun again replaces the one before."""
     stages: dict[int, StageEvents] = {}
     for event in events:
         match event:
             case StageStart():
                 stages[event.stage] = StageEvents(event)
             case Generation():
-                generations = _stage(stages, event.stage).generations
-                generations[:] = [g for g in generations if g.generation < event.generation] + [event]
+                _stage(stages, event.stage).generations.append(event)
             case Epoch():
-                epochs = _stage(stages, event.stage).epochs
-                epochs[:] = [e for e in epochs if e.epoch < event.epoch] + [event]
+                _stage(stages, event.stage).epochs.append(event)
             case StageEnd():
                 _stage(stages, event.stage).end = event
     names = Counter(stage.start.name for stage in stages.values())

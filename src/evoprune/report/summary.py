@@ -48,11 +48,10 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         f"sparsity             {wording.percent(pruned.sparsity)}"
         f" ({wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights stay)"
     ]
-    chosen = content.budget
-    if chosen is not None and chosen.kind == "weights" and chosen.dense < pruned.weights:
-        lines.append(f"{'in chosen layers':<20} {wording.spent(chosen.pruned, chosen.dense)}")
-    if content.budget is not None and content.budget.kind != "weights":
-        lines.append(f"{content.budget.kind:<20} {wording.spent(content.budget.pruned, content.budget.dense)}")
+    budget = content.budget
+    if budget is not None and (budget.kind != "weights" or budget.dense < pruned.weights):
+        what = "in chosen layers" if budget.kind == "weights" else budget.kind
+        lines.append(f"{what:<20} {wording.spent(budget.pruned, budget.dense)}")
     for split, before, after in (
         ("validation", dense.val_score, pruned.val_score),
         ("test", dense.test_score, pruned.test_score),
@@ -65,12 +64,12 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{'floor':<20} {wording.score(content.floor, accuracy)} on validation: {met}")
     if content.status is not None and content.status != "complete":
         lines.append(f"{'status':<20} {content.status}")
-    took, cost = (
-        wording.duration(search.seconds),
-        f"the cost of {search.full_evaluations:,.1f} full evaluations",
-    )
-    searched = f"{wording.count(search.evaluations)} candidates scored in {took} ({cost})"
-    lines.append(f"{'search':<20} {searched if content.searched else 'none: the masks tightened while training'}")
+    searched = "none: the masks tightened while training"
+    if content.searched:
+        cost = f"the cost of {search.full_evaluations:,.1f} full evaluations"
+        took = wording.duration(search.seconds)
+        searched = f"{wording.count(search.evaluations)} candidates scored in {took} ({cost})"
+    lines.append(f"{'search':<20} {searched}")
     epochs = f"{wording.epochs(content.finetune.epochs)} of fine-tuning"
     lines.append(f"{'whole run':<20} {wording.duration(content.seconds)}, {epochs}")
     return lines

@@ -28,7 +28,7 @@ GENES: dict[str, tuple[type, ...]] = {
     "allocation": (Shares,),
     "mixture": (Shares, BoundarySwaps),
 }
-"""Of what the genomes of a space are made."""
+"""Space -> the kinds of genes that its genomes are made of."""
 
 
 def refuse_contradictions(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:

@@ -26,13 +26,13 @@ __all__ = ["finish", "side", "status_after_finetuning"]
 def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float) -> dict[str, Any]:
     """The `dense` or `pruned` entry of result.json."""
     weights = sum(layer.size for layer in task.layers)
-    kept = sum(int(masks[layer.name].sum()) if layer.name in masks else layer.size for layer in task.layers)
+    kept = sum(row["kept"] for row in describe_layers(task.layers, masks))
     return {
         "val_score": val_score,
         "test_score": None if task.test_score is None else float(task.test_score(model)),
         "weights": weights,
         "nonzero_weights": kept,
-        "sparsity": 1 - kept / weights,
+        "sparsity": sparsity_of(masks, task.layers),
         "file_bytes": file_bytes(model),
     }
 
@@ -84,11 +84,12 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "seconds": round(runner.elapsed(), 3),
     }
     points = non_dominated(state.front, lambda point: point.score)
-    stages = non_dominated(state.history, lambda outcome: outcome.val_score)
-    front = [{"sparsity": point.sparsity, "score": point.score} for point in points]
-    front = front or [{"sparsity": outcome.sparsity, "score": outcome.val_score} for outcome in stages]
-    folders = [{"folder": front_folder(index)} for index in range(len(points))] or [{}] * len(front)
-    summary["front"] = [entry | folder for entry, folder in zip(front, folders, strict=True)]
+    if points:
+        front = [{"sparsity": point.sparsity, "score": point.score} for point in points]
+        summary["front"] = [row | {"folder": front_folder(index)} for index, row in enumerate(front)]
+    else:
+        stages = non_dominated(state.history, lambda outcome: outcome.val_score)
+        front = summary["front"] = [{"sparsity": stage.sparsity, "score": stage.val_score} for stage in stages]
     result = Result(
         task.model, masks, sparsity_of(masks, task.layers), val_score, front, finite(summary), points=points,
     )  # fmt: skip
@@ -114,11 +115,14 @@ def _status(runner: Runner, val_score: float) -> str:
     reached = f"sparsity {gone:.4f}" if quantity == "weights" else f"{gone:.4f} of the {quantity} gone"
     masks = state.accepted.masks.values()
     if wanted is not None and gone < wanted - max(0.001, 1 / sum(mask.numel() for mask in masks)):
-        reason = "the floor no longer held"
-        if floor is None:
-            least = all(int(mask.sum()) == 1 for mask in masks)
-            reason = "every layer keeps a weight" if least else "the search found nothing sparser"
-        reason = "the time was up" if late else reason
+        if late:
+            reason = "the time was up"
+        elif floor is not None:
+            reason = "the floor no longer held"
+        elif all(int(mask.sum()) == 1 for mask in masks):
+            reason = "every layer keeps a weight"
+        else:
+            reason = "the search found nothing sparser"
         return f"ended at {reached}, below the {wanted:g} asked for, because {reason}"
     return f"ended early at {reached} because the time was up" if late else "complete"
 

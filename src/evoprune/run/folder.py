@@ -25,7 +25,7 @@ OUTPUTS = (
 
 
 class Folder:
-    """A run on disk. Use `create` or `open`; it is locked until `close` is called, or nobody holds it any more."""
+    """The files of a run; `create` and `open` lock it until `close`, or the end of the process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -104,7 +104,7 @@ class Folder:
         return path
 
     def has_settings(self) -> bool:
-        """Also damaged ones, where the folder of a run's state lies beside."""
+        """Whether a run's config.json is here; a damaged one counts where the folder of a run's state lies beside."""
         if self.config.exists() and self.state.is_dir():
             return True
         try:

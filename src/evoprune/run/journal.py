@@ -61,7 +61,9 @@ class Journal:
         try:
             yield
         except BaseException:
-            Journal(self.path, before)
+            if self.path is not None:
+                os.truncate(self.path, before)
+                self.bytes = before
             raise
 
     def append(self, event: dict[str, Any]) -> None:

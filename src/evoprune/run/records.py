@@ -1,4 +1,4 @@
-"""What a run writes, as records: the events of journal.jsonl and the content of result.json."""
+"""What is read of a run's files, as records: the events of journal.jsonl and the content of result.json."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ Number = Annotated[float | None, BeforeValidator(finite)]
 
 
 class Record(BaseModel):
+    """The fields that are read again; the files hold more."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", protected_namespaces=())
 
 
@@ -49,7 +51,6 @@ class PrunedModel(DenseModel):
 
 
 class SearchCost(Record):
-    generations: int = 0
     evaluations: int = 0
     full_evaluations: float = 0.0
     seconds: float = 0.0
@@ -83,11 +84,7 @@ class ResultFile(Record):
 
     model: str
     data: str | None = None
-    space: str | None = None
     algorithm: str | None = None
-    guidance: str | None = None
-    seed: int | None = None
-    device: str | None = None
     versions: dict[str, object] = {}
     budget: Budget | None = None
     dense: DenseModel
@@ -118,7 +115,6 @@ class ResultFile(Record):
 class Best(Record):
     sparsity: Number = None
     score: Number = None
-    loss: Number = None
     fitness: Number = None
 
 
@@ -144,7 +140,6 @@ class Epoch(Record):
 
     stage: int
     epoch: int
-    loss: Number = None
     val_score: Number = None
 
 

@@ -21,10 +21,11 @@ from evoprune.run.objective import floor_of
 from evoprune.run.result import describe_layers
 from evoprune.run.schedule import Outcome, Stage, is_hopeless, next_stage
 from evoprune.run.searching import Scored, Search, make_search
-from evoprune.run.settings import FallingRate, Settings
+from evoprune.run.settings import Settings, TuningSchedule
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.run.time_limit import TimeLimit
+from evoprune.scoring import DataScore
 from evoprune.search import Population
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate
@@ -131,13 +132,18 @@ class Runner:
         state, settings, begun = self.state, self.settings, time.perf_counter()
         search = make_search(self.task, settings, state, stage, self.floor, self.costs, self._show_layers)
         self._snapshot(at_most_every=SNAPSHOT_SECONDS)
+        if state.step == 0 and state.advice is not None:
+            # Of an own function nobody knows the samples: a candidate is one evaluation of it.
+            known = isinstance(self.task.val_score, DataScore)
+            state.evaluations += state.advice.candidates
+            state.samples_scored += state.advice.samples if known else state.advice.candidates
         for number in range(state.step, settings.generations + 1):
             rng = generator(settings.seed, stage.index, number)
             population = None if state.population is None else unpacked(state.population, search.space.length)
             population, scored = search.generation(population, rng)
             state.population = packed(population)
-            state.evaluations += scored.evaluations + (search.guidance_candidates if number == 0 else 0)
-            state.samples_scored += scored.samples + (search.guidance_samples if number == 0 else 0)
+            state.evaluations += scored.evaluations
+            state.samples_scored += scored.samples
             state.scoring_bytes = max(state.scoring_bytes, getattr(search.evaluator, "peak_bytes", 0))
             state.step, state.generations = number + 1, state.generations + (number > 0)
             state.search_seconds += time.perf_counter() - begun
@@ -176,16 +182,15 @@ class Runner:
         if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
             if state.step < stage.epochs:
                 self._epochs(stage, settings.finetune_schedule, 0, stage.epochs)
+            begun = state.step > stage.epochs
+            optional = stage.only_below_floor and not begun  # once begun, a resumed run does not ask again
             floor = self.floor
-            # Once begun it is carried through: a resumed run does not ask again.
-            needed = not stage.only_below_floor or state.step > stage.epochs
-            needed = needed or (floor is not None and self._val_score() < floor)
+            needed = not optional or (floor is not None and self._val_score() < floor)
             # Without them nothing might hold the floor; what does may wait for later stages.
-            may_wait = stage.only_below_floor and state.step <= stage.epochs and self._has_pruned()
-            if needed and may_wait and self.limit.is_up(short_epochs=0):
+            if needed and optional and self._has_pruned() and self.limit.is_up(short_epochs=0):
                 state.cut_short = True
             elif needed:
-                if state.step <= stage.epochs:
+                if not begun:
                     fits = self.limit.epochs_left(stage.final_epochs)
                     state.cut_short |= fits < stage.final_epochs
                     stage = state.stage = replace(stage, final_epochs=fits)
@@ -200,7 +205,7 @@ class Runner:
         keep = stage.keep([weight.numel() for weight in weights.values()])
         return Tightening(weights, self.state.now.masks, keep, steps)
 
-    def _epochs(self, stage: Stage, schedule: FallingRate, first: int, last: int) -> None:
+    def _epochs(self, stage: Stage, schedule: TuningSchedule, first: int, last: int) -> None:
         state, settings, floor = self.state, self.settings, self.floor
         assert self.task.train is not None
         tightening = None
@@ -268,14 +273,14 @@ class Runner:
         self._snapshot()
 
     def _recalibrate(self) -> None:
-        """Where the settings say so, for masks that have just changed."""
+        """Measure batch norms anew after a change of masks, if the settings ask for it."""
         if self.norm_inputs is not None:
             recalibrate(self.task.model, self.norm_inputs)
 
     # -- small things ------------------------------------------------------------------------------------
 
     def cost(self) -> int:
-        """Of the model as kept so far, in what the budget counts."""
+        """What the kept model costs, in what the budget counts."""
         masks = self.state.accepted.masks
         return self.costs.of([int(masks[layer.name].count_nonzero()) for layer in self.layers])
 
@@ -344,7 +349,7 @@ class Runner:
         best = {
             "sparsity": float(population.traits["sparsity"][chosen]),
             "score": float(population.traits["score"][chosen]),
-            "loss": -fitness[1] if len(fitness) > 1 and self.settings.algorithm != "nsga2" else None,
+            "loss": -fitness[1] if len(fitness) > 1 and not search.front else None,
             "fitness": fitness[0],
         }
         assert self.state.stage is not None

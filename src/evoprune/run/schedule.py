@@ -13,12 +13,13 @@ from evoprune.run.settings import Settings
 __all__ = ["Outcome", "Stage", "is_hopeless", "next_stage"]
 
 FIRST_STEPS, LATER_STEPS = 0.35, 0.7
-"""Share of the weights that a pass of the default ladder keeps: half at first, more where it hurts."""
+"""Shares of the present weights that a pass of the default ladder keeps: few while much is left, more later."""
 LATER = 0.15
+"""Share of all weights below which the later steps begin."""
 TRIES_AT_FLOOR = 2
 """Failed targets before the ladder ends at the last one that held the floor; while none has held, it tries on."""
 NEAR = 0.8
-"""It also ends once the last target that held keeps so little more than one that failed: failed / held."""
+"""The ladder also ends where the density that failed is more than this share of the one that held."""
 GRADUAL_STAGES = 8
 """Stages to a given sparsity where training itself prunes: along a cubic (Zhu and Gupta, "To prune, or not to prune",
 2017)."""
@@ -166,7 +167,7 @@ def _ladder(
 def _next_target(
     settings: Settings, accepted: Sequence[Outcome], failed: Sequence[Outcome], costs: Costs
 ) -> float | None:
-    """Densities are of what is not constant, as shares of the dense model."""
+    """The next target, or None. A density is what stays, without the constant part, as a share of the dense model."""
     given = [target for target in settings.passes or [] if target < 1]
     if len(accepted) < len(given) and not failed:
         return given[len(accepted)]

@@ -40,7 +40,7 @@ __all__ = ["Scored", "Search", "make_search"]
 PRIORITY_STREAM = 0xFFFF
 """Place of the guidance's random stream beside those of the generations."""
 LOWEST_SHARE = 0.3
-"""How much thinner than the average a layer may become in one stage of the ladder."""
+"""In one stage of the ladder a layer may become as thin as this share of the average."""
 NEAR_TARGET = 1e-3
 """How far below the stage's target the sparsity of a front's point may lie to be chosen for it."""
 
@@ -67,8 +67,6 @@ class Search:
         fitness: scores and (P,) sparsities to (P, K) fitness.
         target: sparsity of the stage.
         front: whether the population is a front of score against sparsity rather than candidates for the target.
-        guidance_candidates: models that guidance scored before the first generation.
-        guidance_samples: samples that it scored them on, in what `evaluator` counts.
     """
 
     space: Space
@@ -78,8 +76,6 @@ class Search:
     fitness: Callable[[Scores, Tensor], Tensor]
     target: float
     front: bool = False
-    guidance_candidates: int = 0
-    guidance_samples: int = 0
 
     def generation(self, population: Population | None, rng: torch.Generator) -> tuple[Population, Scored]:
         """Ask, screen, evaluate, tell."""
@@ -137,7 +133,6 @@ def make_search(
     `on_layer` is told for how many layers the guidance has spoken, where that takes long.
     """
     layers = resolve_layers(task.layers, stage.layers)
-    advice = None
     if settings.preset == "original":
         space, algorithm = _original(layers, settings, state.warm.get(stage.name))
     else:
@@ -170,10 +165,7 @@ def make_search(
             return torch.stack([scores.score, sparsity], dim=1)
         return score_fitness(scores)
 
-    spent = (0, 0)
-    if advice is not None:  # of an own function nobody knows the samples: a candidate is one evaluation of it
-        spent = advice.candidates, advice.samples if isinstance(task.val_score, DataScore) else advice.candidates
-    return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front, *spent)
+    return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front)
 
 
 def _kept_at(stage: Stage, layers: Sequence[Layer], costs: Costs, counts: Tensor) -> int:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, did_you_mean
 from evoprune.evaluation import WAYS, Way
 from evoprune.run.contradictions import option_name, refuse_contradictions
 from evoprune.training import Optimizer, Precision, Recipe
 from evoprune.zoo import BUILT_IN
 
 __all__ = [
-    "PRESETS", "AlgorithmName", "BudgetName", "DeviceName", "FallingRate", "GuidanceName", "PresetName", "Settings",
-    "SpaceName", "make_settings", "parse_duration",
+    "PRESETS",
+    "AlgorithmName",
+    "BudgetName",
+    "DeviceName",
+    "GuidanceName",
+    "PresetName",
+    "Settings",
+    "SpaceName",
+    "TuningSchedule",
+    "make_settings",
+    "parse_duration",
 ]  # fmt: skip
 
 SpaceName = Literal["weights", "allocation", "mixture", "training"]
@@ -25,7 +33,7 @@ PresetName = Literal["default", "original"]
 AlgorithmName = Literal["steady", "ga", "evopress", "cmaes", "pbil", "nsga2", "random"]
 GuidanceName = Literal["none", "magnitude", "gradient", "wanda", "learned"]
 BudgetName = Literal["weights", "parameters", "flops", "bytes"]
-FallingRate = Literal["cosine", "constant"]
+TuningSchedule = Literal["cosine", "constant"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
@@ -73,8 +81,8 @@ class Settings(BaseModel):
     final_epochs: int = Field(8, ge=0)
     optimizer: Optimizer = "adam"
     learning_rate: float = Field(3e-3, gt=0)
-    finetune_schedule: FallingRate = "constant"
-    final_schedule: FallingRate = "cosine"
+    finetune_schedule: TuningSchedule = "constant"
+    final_schedule: TuningSchedule = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(128, ge=1)
     distill: float = Field(0.5, ge=0, le=1)
@@ -114,8 +122,8 @@ class Settings(BaseModel):
         chosen = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
         return chosen if any(chosen.values()) else {}
 
-    def recipe(self, epochs: int, schedule: FallingRate, learning_rate: float | None = None) -> Recipe:
-        """Of a fine-tuning of so many epochs, at another learning rate where one is given."""
+    def recipe(self, epochs: int, schedule: TuningSchedule, learning_rate: float | None = None) -> Recipe:
+        """The recipe of a fine-tuning; `learning_rate` takes the place of the run's."""
         return Recipe(
             epochs=epochs, schedule=schedule, batch_size=self.batch_size, optimizer=self.optimizer,
             learning_rate=self.learning_rate if learning_rate is None else learning_rate,
@@ -166,9 +174,8 @@ def make_settings(**given: Any) -> Settings:
     """
     given = {key: value for key, value in given.items() if value is not None}
     for name in given.keys() - Settings.model_fields.keys():
-        near = get_close_matches(name, Settings.model_fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else "leave it out"
-        raise EvopruneError(f"{option_name(name)} {given[name]!r}: there is no such setting; {hint}")
+        hint = did_you_mean(name, Settings.model_fields) or "; leave it out"
+        raise EvopruneError(f"{option_name(name)} {given[name]!r}: there is no such setting{hint}")
     if isinstance(given.get("passes"), int | float):
         given["passes"] = [given["passes"]]
     if isinstance(given.get("passes"), tuple):

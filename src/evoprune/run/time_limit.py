@@ -39,7 +39,7 @@ class TimeLimit:
         self.first_epoch: float | None = None
 
     def is_up(self, short_epochs: int | None = None) -> bool:
-        """Whether a stage's fine-tuning, and the final one, are all that still fits."""
+        """Whether the time left is enough for no more than a stage's short fine-tuning and the final one."""
         limit, settings = self.settings.time_limit_seconds, self.settings
         if limit is None:
             return False
@@ -47,14 +47,14 @@ class TimeLimit:
         return self.elapsed() + self._epoch_seconds() * epochs >= limit
 
     def epochs_left(self, wanted: int) -> int:
-        """Of so many epochs, those that fit into the time that is left: one at least; all without a limit."""
+        """How many of `wanted` epochs fit into the time that is left, one at least; all without a limit."""
         if self.settings.time_limit_seconds is None:
             return wanted
         left = self.settings.time_limit_seconds - self.elapsed()
         return min(wanted, max(1, int(left / max(self._epoch_seconds(), 1e-9))))
 
     def _epoch_seconds(self) -> float:
-        """Of the epochs so far; before the first, estimated from a few steps of a copy.
+        """Seconds of an epoch: the mean so far; before the first, estimated from a few steps of a copy.
 
         Where images grow, never less than that: those so far were small.
         """

@@ -44,7 +44,7 @@ class Fidelity(DataScore):
         self._dense: Tensor | None = None
 
     def part(self, share: float) -> DataScore:
-        """As of any score; the outputs of the dense model, where they are known, go along."""
+        """The same score on a share of the samples; outputs of the dense model, where they are known, are kept."""
         smaller = super().part(share)
         assert isinstance(smaller, Fidelity)
         smaller._dense = None if self._dense is None else self._dense[:: max(1, round(1 / share))]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError
-from evoprune.training import OwnRandomState, generators_of
+from evoprune.training import OwnRandomState, generators_of, is_pair
 
 __all__ = ["Samples", "as_tensors"]
 
@@ -23,7 +23,7 @@ def as_tensors(data: Any) -> tuple[Tensor, Tensor]:
     Raises:
         EvopruneError: not such data; no samples; targets that are not class numbers of 0 or more.
     """
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+    if is_pair(data):
         inputs, targets = data
     else:
         inputs, targets = _join(data)
@@ -48,11 +48,7 @@ def _join(batches: Any) -> tuple[Tensor, Tensor]:
     inputs, targets = [], []
     with OwnRandomState(0, generators_of(batches)).active():  # a shuffling loader draws from the global generators
         for batch in batches:
-            if (
-                not isinstance(batch, (tuple, list))
-                or len(batch) != 2
-                or not all(isinstance(part, Tensor) and part.dim() > 0 for part in batch)
-            ):
+            if not is_pair(batch) or any(part.dim() == 0 for part in batch):
                 raise EvopruneError(f"a batch of the scoring data is not a pair of tensors; {wanted}")
             inputs.append(batch[0])
             targets.append(batch[1])

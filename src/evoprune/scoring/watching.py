@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
 from evoprune.core import prefix_of
+from evoprune.scoring.modes import device_of, evaluating
 
-__all__ = ["CONVOLUTIONS", "first_input", "watching_inputs"]
+__all__ = ["CONVOLUTIONS", "first_input", "watch_inputs"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH = 250
+"""Samples that a model is watched on at a time."""
 
 
-@contextmanager
-def watching_inputs(
-    model: nn.Module, wanted: Callable[[str, nn.Module], bool], take: Callable[[str, nn.Module, Tensor], None]
-) -> Iterator[None]:
-    """Inside, `take` is called with every `wanted` layer's name, module and first input, just before it runs.
+def watch_inputs(
+    model: nn.Module,
+    inputs: Tensor,
+    wanted: Callable[[str, nn.Module], bool],
+    take: Callable[[str, nn.Module, Tensor], None],
+) -> None:
+    """Run `model` in eval mode on (N, ...) `inputs`; `take` gets every `wanted` layer's name, module and first input.
 
-    Not for what a linear layer or convolution does not take as its kind does: a subclass may make something else of it.
+    Not what a linear layer or convolution does not take as its kind does: a subclass may make something else of it.
     """
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -31,13 +36,14 @@ def watching_inputs(
 
         return hook
 
-    with ExitStack() as hooks:
-        prefix = prefix_of(model)
+    prefix = prefix_of(model)
+    with evaluating(model), ExitStack() as hooks:
         for path, module in model.named_modules():
             name = path.removeprefix(prefix)
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
-        yield
+        for batch in inputs.split(BATCH):
+            model(batch.to(device_of(model), copy=True))  # it may change them in place
 
 
 def _fits(module: nn.Module, given: object) -> bool:

@@ -25,7 +25,8 @@ class Population:
 
     Attributes:
         genomes: (P, G) bool, True where the weight stays; or (P, G) float32, what real-valued genes stand for.
-        fitness: (P, K) float64, compared column by column: the second only breaks ties of the first.
+        fitness: (P, K) float64, compared column by column: the second only breaks ties of the first; for nsga2 they are
+            equal objectives.
         traits: numbers of each genome, each (P, ...), such as its mutation rate.
         state: what is remembered of no genome in particular, such as the mean of a distribution, of any shape.
     """

@@ -18,7 +18,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population
 from evoprune.search.blocks import Block, blocks
 from evoprune.search.budget import share_budget
@@ -42,7 +41,7 @@ class BudgetedBits:
         start: (G,) bool, the genome to start from; its density in each layer is the first guess.
         priority: (G,) float in [0, 1), evenly spread in each layer: which weights a repair keeps first. It is
             rounded to 1/16384. None draws it at random anew for every child, so that nothing is assumed.
-        mutation_rate: first share of a layer's bits whose place a mutation draws anew.
+        mutation_rate: in [0, 1), first share of a layer's bits whose place a mutation draws anew.
         budget_step: first standard deviation of the mutation of a layer's log-share.
     """
 
@@ -56,13 +55,7 @@ class BudgetedBits:
     def __post_init__(self) -> None:
         assert self.start.shape == (self.length,)
         assert self.priority is None or self.priority.shape == (self.length,)
-        if not len(self.sizes) <= self.keep <= self.length:
-            raise EvopruneError(
-                f"keep must be between one weight a layer ({len(self.sizes)}) and all of them ({self.length}),"
-                f" not {self.keep}"
-            )
-        if not 0 <= self.mutation_rate < 1:
-            raise EvopruneError(f"mutation_rate must be at least 0 and below 1, not {self.mutation_rate:g}")
+        assert len(self.sizes) <= self.keep <= self.length
 
     @property
     def length(self) -> int:

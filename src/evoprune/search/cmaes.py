@@ -15,9 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
-from evoprune.search.genes import Proposal
+from evoprune.search.genes import Genes, Proposal
 from evoprune.search.selection import best
 
 __all__ = ["CMAES"]
@@ -31,26 +30,20 @@ class CMAES(Algorithm):
     """CMA-ES over (C, G) float32 genomes, which maximizes. The population is the best genomes seen so far.
 
     Attributes:
-        length: G; the first mean is all zero.
-        size: P, lambda: genomes drawn in a generation, and kept for the record.
-        sigma: first standard deviation.
+        genes: only their length G is used; the first mean is all zero.
+        size: P, lambda, at least 2: genomes drawn in a generation, and kept for the record.
+        sigma: first standard deviation, above 0.
     """
 
-    length: int
+    genes: Genes
     size: int = 12
     sigma: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.size < 2:
-            raise EvopruneError(f"cmaes needs a population of 2 at least, not {self.size}")
-        if not self.sigma > 0:
-            raise EvopruneError(f"sigma must be above 0, not {self.sigma:g}")
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P draws; the first of all is the start, all zero."""
         state = self._first_state() if population is None else population.state
         axes, lengths = _principal_axes(state["covariance"])
-        drawn = torch.randn(self.size, self.length, generator=rng, dtype=torch.float64)
+        drawn = torch.randn(self.size, self.genes.length, generator=rng, dtype=torch.float64)
         genomes = (state["mean"] + state["sigma"] * (drawn * lengths) @ axes.T).float()
         if population is None:
             genomes[0] = 0
@@ -69,16 +62,16 @@ class CMAES(Algorithm):
         return -float("inf")
 
     def _first_state(self) -> dict[str, Tensor]:
-        zeros = torch.zeros(self.length, dtype=torch.float64)
+        zeros = torch.zeros(self.genes.length, dtype=torch.float64)
         return {
-            "mean": zeros, "covariance": torch.eye(self.length, dtype=torch.float64), "step_path": zeros,
+            "mean": zeros, "covariance": torch.eye(self.genes.length, dtype=torch.float64), "step_path": zeros,
             "covariance_path": zeros, "sigma": torch.tensor([self.sigma], dtype=torch.float64),
             "steps": torch.zeros(1, dtype=torch.int64),
         }  # fmt: skip
 
     def _learned(self, state: Mapping[str, Tensor], genomes: Tensor) -> dict[str, Tensor]:
         """One update by (lambda, G) genomes, best first."""
-        rates, n, steps = self._rates, self.length, int(state["steps"]) + 1
+        rates, n, steps = self._rates, self.genes.length, int(state["steps"]) + 1
         axes, lengths = _principal_axes(state["covariance"])
         whiten = (axes / lengths) @ axes.T  # C^(-1/2)
         moves = (genomes - state["mean"]) / state["sigma"]
@@ -109,7 +102,7 @@ class CMAES(Algorithm):
 
     @cached_property
     def _rates(self) -> _Rates:
-        return _default_rates(self.length, self.size)
+        return _default_rates(self.genes.length, self.size)
 
 
 @dataclass(frozen=True)

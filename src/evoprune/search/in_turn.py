@@ -63,7 +63,7 @@ class InTurn(Algorithm):
         return self._now(population)[1] is not None
 
     def floor(self, population: Population | None) -> float:
-        """That of the algorithm whose turn it is."""
+        """The floor of the algorithm whose turn it is."""
         algorithm, own = self._now(population)
         return algorithm.floor(own)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.genes import Proposal
@@ -29,16 +28,12 @@ class PBIL(Algorithm):
     Attributes:
         genes: bits under a budget.
         size: P, genomes drawn in a generation and kept.
-        rate: how far the chances move toward the better half of the survivors in a generation.
+        rate: in (0, 1], how far the chances move toward the better half of the survivors in a generation.
     """
 
     genes: BudgetedBits
     size: int = 24
     rate: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise EvopruneError(f"rate must be above 0 and at most 1, not {self.rate:g}")
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P genomes drawn from the chances."""

@@ -30,13 +30,11 @@ class Entry:
     Attributes:
         kind: the class; its fields after the first two are rates that may be given.
         genes: types of genes that fit.
-        by_length: whether it makes genomes itself and has to know only how long they are.
         check_installed: raises EvopruneError where a package is missing that it needs.
     """
 
     kind: Callable[..., Algorithm]
     genes: tuple[type, ...] = (BoundarySwaps, BudgetedBits, Shares)
-    by_length: bool = False
     check_installed: Callable[[], object] = lambda: None
 
     def evolves(self, genes: Iterable[type]) -> bool:
@@ -53,7 +51,7 @@ ALGORITHMS: dict[str, Entry] = {
     "ga": Entry(GenerationalGA),
     "steady": Entry(SteadyStateGA),
     "evopress": Entry(EvoPress),
-    "cmaes": Entry(CMAES, (Shares,), by_length=True),
+    "cmaes": Entry(CMAES, (Shares,)),
     "pbil": Entry(PBIL, (BudgetedBits,)),
     "nsga2": Entry(NSGA2, check_installed=load_pymoo),
     "random": Entry(RandomSearch),
@@ -68,9 +66,5 @@ def make_algorithm(name: str, genes: Genes, size: int, **rates: Any) -> Algorith
         genes: what genomes are made of; one of the kinds that the algorithm can evolve.
         size: P.
         rates: options of that algorithm, of those that its entry names.
-
-    Raises:
-        EvopruneError: an option is out of its range.
     """
-    entry = ALGORITHMS[name]
-    return entry.kind(genes.length if entry.by_length else genes, size, **rates)
+    return ALGORITHMS[name].kind(genes, size, **rates)

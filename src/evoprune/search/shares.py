@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population
 from evoprune.search.genes import Proposal
 from evoprune.search.random_bits import coin_flips
@@ -30,17 +29,13 @@ class Shares:
         layers: L.
         step: first standard deviation of a mutation, and of the first population.
         free_total: whether a last gene says how much is kept in all, relative to the start; else G is L.
-        lowest: the least that the last gene may stand for.
+        lowest: the least that the last gene may stand for, above 0 and below 1.
     """
 
     layers: int
     step: float = 0.5
     free_total: bool = False
     lowest: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lowest < 1:
-            raise EvopruneError(f"lowest must be between 0 and 1, not {self.lowest:g}")
 
     @property
     def length(self) -> int:

@@ -24,7 +24,7 @@ from evoprune.training import (
 __all__ = ["FineTuner"]
 
 TIGHTENING = "tightening/"
-"""Before the names of what the tightening remembers."""
+"""Prefix of the names of what the tightening remembers."""
 
 
 class FineTuner:

@@ -17,11 +17,11 @@ from evoprune.surgery.threshold import global_threshold
 __all__ = ["Tightening"]
 
 SHARE = 0.1
-"""Of what is left that goes in one cut: it waits until so much is due."""
+"""A cut waits until this share of the weights that are left is due."""
 MEMORY = 0.98
 """Share of the average that a step keeps of the steps before it."""
 IMPORTANCE = "importance/"
-"""Before the names of the layers, in what is remembered."""
+"""Prefix of the names of layers in what is remembered."""
 
 
 class Tightening:

@@ -26,7 +26,7 @@ def repeatable() -> Iterator[None]:
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """Those that a data loader, or its samplers, were given to draw from."""
+    """The random generators that a data loader or its samplers were given."""
     batches = getattr(loader, "batch_sampler", None)
     parts = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     own = dict.fromkeys(getattr(part, "generator", None) for part in parts)

@@ -106,14 +106,14 @@ class TensorSource:
         )  # fmt: skip
 
     @torch.no_grad()
-    def cache_teacher_logits(self, teacher: nn.Module, batch_size: int = 500) -> None:
+    def cache_teacher_logits(self, teacher: nn.Module) -> None:
         """Keep the teacher's logits for every sample, so that epochs need not run it again.
 
         Where images are augmented a teacher has to see each one anew: then nothing is kept.
         """
         self.teacher_logits = None
         if not self.shift and not self.flip and not self.cutout:
-            self.teacher_logits = torch.cat([teacher(part.clone()) for part in self.inputs.split(batch_size)])
+            self.teacher_logits = torch.cat([teacher(part.clone()) for part in self.inputs.split(500)])
 
     def _windows(self) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
@@ -181,7 +181,7 @@ class LoaderSource:
                 batch = next(batches, None)
             if batch is None:
                 return
-            if not isinstance(batch, (tuple, list)) or [isinstance(part, Tensor) for part in batch] != [True, True]:
+            if not is_pair(batch):
                 what = type(batch).__name__
                 if isinstance(batch, (tuple, list)):
                     what += f" of {', '.join(type(part).__name__ for part in batch)}"
@@ -207,7 +207,7 @@ class FirstSteps:
         self.source, self.steps = source, min(steps, source.steps)
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        """As of the source."""
+        """The first batches of the source."""
         return islice(self.source.batches(rng), self.steps)
 
 
@@ -230,7 +230,7 @@ def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
 
 
 def is_pair(data: Any) -> bool:
-    """Whether training data is inputs and targets as they are, to be cut into batches here."""
+    """Whether `data` is a pair of tensors: all inputs and targets, or a batch of them."""
     return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
 
 

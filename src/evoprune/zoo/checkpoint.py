@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, prefix_of, said, strip_module_prefix
+from evoprune.core import EvopruneError, few, prefix_of, said, strip_module_prefix
 from evoprune.storage import read_tensors, save_tensors
 from evoprune.zoo.parts import INDEX, read_parts
 
@@ -55,10 +55,11 @@ def load_tensors(model: nn.Module, loaded: Mapping[str, Tensor], path: Path) -> 
     """
     # Either may be of a model wrapped in DataParallel: compare without the prefix, load with it.
     prefix = prefix_of(model)
-    own = {name.removeprefix(prefix): name for name in model.state_dict()}
+    state = model.state_dict()
+    own = {name.removeprefix(prefix): name for name in state}
     if not loaded.keys() <= own.keys():
         loaded = {strip_module_prefix(name): tensor for name, tensor in loaded.items()}
-    current = {name: model.state_dict()[own[name]] for name in own}
+    current = {name: state[own[name]] for name in own}
     _check_fits(path, loaded, current)
     _check_numbers(path, loaded, {name.removeprefix(prefix): p.dtype for name, p in model.named_parameters()})
     model.load_state_dict({own[name]: tensor for name, tensor in loaded.items()})
@@ -116,10 +117,10 @@ def _is_state_dict(content: object) -> bool:
 
 def _check_fits(path: Path, loaded: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
     if missing := [name for name in current if name not in loaded]:
-        raise EvopruneError(f"checkpoint {path} lacks {_few(missing)} of the model; is it of another model?")
+        raise EvopruneError(f"checkpoint {path} lacks {few(missing)} of the model; is it of another model?")
     if unexpected := [name for name in loaded if name not in current]:
         raise EvopruneError(
-            f"checkpoint {path} holds {_few(unexpected)}, which the model has not; is it of another model?"
+            f"checkpoint {path} holds {few(unexpected)}, which the model has not; is it of another model?"
         )
     for name, tensor in loaded.items():
         if tensor.shape != current[name].shape:
@@ -152,10 +153,6 @@ def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:
 
 def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

@@ -88,11 +88,12 @@ def load_data(name_or_dir: str, seed: int = 0, val_size: int | None = None) -> D
             f"the training split of {name_or_dir} has {len(train.labels)} images"
         )
     rest, held_out = stratified_cut(train.labels, val_size, seed)
-    mean, std = _moments(train.pixels[rest])
+    kept = train.take(rest)
+    mean, std = _moments(kept.pixels)
     return Data(
         name=name,
-        train=_normalized(train, mean, std, rest),
-        val=_normalized(train, mean, std, held_out),
+        train=_normalized(kept, mean, std),
+        val=_normalized(train.take(held_out), mean, std),
         test=_normalized(test, mean, std),
         classes=train.classes,
         mean=tuple(mean.tolist()),
@@ -190,7 +191,6 @@ def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(mean).float(), torch.stack(std).float().clamp(min=1e-6)
 
 
-def _normalized(images: Images, mean: Tensor, std: Tensor, index: Tensor | None = None) -> Split:
-    pixels, labels = (images.pixels, images.labels) if index is None else (images.pixels[index], images.labels[index])
-    inputs = pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
-    return Split(inputs, labels)
+def _normalized(images: Images, mean: Tensor, std: Tensor) -> Split:
+    inputs = images.pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+    return Split(inputs, images.labels)
