@@ -1232,6 +1232,22 @@ def test_layers_whose_order_is_random_are_named(caplog: pytest.LogCaptureFixture
     assert "random" not in caplog.text
 
 
+def test_layers_that_are_not_called_as_their_kind_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(36, 16), nn.Linear(16, 2)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x.flatten(1))[:, None]
+            out: Tensor = self.last(self.attention(x, x, x, need_weights=False)[0][:, 0])
+            return out
+
+    quick(Attends())
+    assert "30 % of the weights: attention.out_proj;" in caplog.text
+
+
 class Shrinking:
     """Batches that grow, and so get fewer, after the first epoch."""
 
@@ -1276,22 +1292,39 @@ def test_a_loss_of_ones_own_has_no_teacher_later_either(tmp_path: Path) -> None:
     consistent(evoprune.finetune(tmp_path, 1, model=Named(), score=score, train=data(), loss=loss))
 
 
-def test_a_score_that_draws_numbers_draws_the_same_for_everyone() -> None:
+DRAWN: dict[str, Callable[[], list[int]]] = {
+    "torch": lambda: torch.randint(64, (16,)).tolist(),
+    "numpy": lambda: np.random.randint(64, size=16).tolist(),  # noqa: NPY002
+    "Python": lambda: random.choices(range(64), k=16),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_a_score_that_draws_numbers_draws_the_same_for_everyone(draw: Callable[[], list[int]]) -> None:
     def noisy(net: nn.Module) -> float:
-        some = torch.randint(64, (16,))
+        some = draw()
         with torch.no_grad():
             return float((net(data()[0][some]).argmax(1) == data()[1][some]).float().mean())
 
-    before = torch.get_rng_state()
+    def seed() -> None:
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+
+    seed()
+    expected = draw()
+    seed()
     first, second = (quick(model(), noisy, guidance="magnitude") for _ in range(2))
-    assert first.score == noisy_again(noisy, first.model) == second.score
-    assert torch.equal(torch.get_rng_state(), before)
+    assert draw() == expected, "the global states are left as they were"
+    seed()
+    assert first.score == noisy(first.model) == second.score
 
 
-def noisy_again(score: Callable[[nn.Module], float], net: nn.Module) -> float:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return score(net)
+@pytest.mark.parametrize("floor", [None, 0.0])
+def test_a_goal_that_one_weight_a_layer_misses_is_said_to_be_missed(floor: float | None) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1, bias=False), nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 2))
+    status = quick(net, sparsity=0.95, floor=floor, finetune_epochs=0, final_epochs=0).summary["status"]
+    assert status == "ended at sparsity 0.9000, below the 0.95 asked for, because every layer keeps a weight"
+    status = quick(model(), layers="0", sparsity=0.99, finetune_epochs=0, final_epochs=0).summary["status"]
+    assert status == "ended at sparsity 0.9630, below the 0.99 asked for, because every layer keeps a weight"
 
 
 def test_models_that_cannot_be_copied_are_told_so() -> None:
@@ -1354,10 +1387,11 @@ def test_every_size_that_images_will_have_is_tried_first(guidance: str) -> None:
     inputs = torch.rand(8, 1, 16, 16)
     net = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     train = inputs, torch.arange(8) % 2
-    quick(net, evoprune.accuracy(train), train, first_size=8, guidance=guidance)
+    quick(net, evoprune.accuracy(train), train, first_size=8, final_epochs=4, guidance=guidance)
     bad = nn.Sequential(nn.PixelUnshuffle(8), nn.Conv2d(64, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(EvopruneError, match="--first-size 8: the model does not take images of 12 pixels a side"):
-        quick(bad, evoprune.accuracy(train), train, first_size=8, guidance=guidance)
+    quick(bad, evoprune.accuracy(train), train, first_size=8, final_epochs=3, guidance=guidance)  # 8, 8, 16
+    with pytest.raises(EvopruneError, match="--first-size: the model does not take images of 12 pixels a side"):
+        quick(bad, evoprune.accuracy(train), train, first_size=8, final_epochs=4, guidance=guidance)
 
 
 WARNS = """

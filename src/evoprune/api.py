@@ -461,7 +461,9 @@ def _begin(
     if settings.recalibrate:
         check_recalibration(task)
     if settings.first_size and task.samples is not None:
-        check_size_fits(task.model, task.samples[0], settings.first_size)
+        most = max(settings.finetune_epochs, settings.final_epochs)  # fewer where little is lost, or the time is up
+        recipes = [settings.recipe(epochs, "constant") for epochs in range(1, most + 1)]
+        check_size_fits(task.model, task.samples[0], recipes)
     settings = settings.model_copy(update={"device_used": device_of(task.model).type, "warnings": list(warned)})
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener)

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, few, forked_rng, layer_of, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, few, forked_rng, resolve_layers, said, weight_of
 from evoprune.evaluation.moments import has_moments
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
-from evoprune.scoring import Accuracy, device_of
+from evoprune.scoring import Accuracy, device_of, watch_inputs
 from evoprune.surgery import batch_norms
 from evoprune.training import Loss, TensorSource, in_float32
 
@@ -84,12 +84,19 @@ def check_guidance(task: Task, settings: Settings) -> None:
         )
     layers = resolve_layers(task.layers, settings.layers)
     if settings.guidance == "none" and settings.preset == "default" and task.samples is not None:
-        blind = [layer for layer in layers if not has_moments(layer_of(task.model, layer.name))]
+        seen: set[str] = set()
+        names = {layer.name for layer in layers}
+        watch_inputs(
+            task.model, task.samples[0][:2], lambda name, module: name in names and has_moments(module),
+            lambda name, *_: seen.add(name),
+        )  # fmt: skip
+        blind = [layer for layer in layers if layer.name not in seen]
         share = sum(layer.size for layer in blind) / sum(layer.size for layer in layers)
         if share > NEGLIGIBLE:
             log.warning(
-                "the order in which weights go is random, not evolved, in layers that are neither linear nor plain 2-d"
-                " convolutions, or have too many inputs; %.0f %% of the weights: %s; guidance magnitude orders them",
+                "the order in which weights go is random, not evolved, in layers that are not called as linear ones or"
+                " plain 2-d convolutions, or have too many inputs; %.0f %% of the weights: %s; guidance magnitude"
+                " orders them",
                 100 * share, few(layer.name for layer in blind),
             )  # fmt: skip
     frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]

@@ -23,7 +23,7 @@ from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "check_initialized", "did_you_mean", "few", "forked_rng", "generator", "layer_of", "prefix_of", "prunable_layers",
+    "check_initialized", "did_you_mean", "few", "forked_rng", "generator", "prefix_of", "prunable_layers",
     "resolve_layers", "said", "sparsity_of", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
@@ -148,20 +148,13 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def weight_of(model: nn.Module, name: str) -> nn.Parameter:
-    """The weight of the layer called `name`, see `layer_of`."""
-    weight = layer_of(model, name)._parameters.get("weight")
+    """The weight of the layer called `name`, with or without the prefix that nn.DataParallel adds."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    module = modules.get(prefix_of(model) + name) or modules.get(name)
+    weight = None if module is None else module._parameters.get("weight")
     if weight is None:
         raise EvopruneError(f"the model has no layer {name!r} with a weight")
     return weight
-
-
-def layer_of(model: nn.Module, name: str) -> nn.Module:
-    """The layer called `name`, with or without the prefix that nn.DataParallel adds."""
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    module = modules.get(prefix_of(model) + name) or modules.get(name)
-    if module is None:
-        raise EvopruneError(f"the model has no layer {name!r} with a weight")
-    return module
 
 
 def resolve_layers(layers: Sequence[Layer], names: Iterable[str] | None) -> list[Layer]:

@@ -53,14 +53,19 @@ def test_a_result_that_is_not_the_last_stage_is_shown_behind_it(run_dir):
 
 def test_the_front_marks_the_result_unless_it_was_trained_since(run_dir):
     pruned = read_run(run_dir).result.pruned
-    for score, picked in ((pruned.val_score, 1), (pruned.val_score - 0.01, None)):
-        points = [
-            {"sparsity": 0.5, "score": 0.98, "folder": "front/000"},
-            {"sparsity": pruned.sparsity, "score": score, "folder": "front/001"},
-        ]
-        result = json.loads((run_dir / "result.json").read_text()) | {"front": points}
-        (run_dir / "result.json").write_text(json.dumps(result))
-        assert front(read_run(run_dir)).picked == picked
+    points = [
+        {"sparsity": 0.5, "score": 0.98, "folder": "front/000"},
+        {"sparsity": pruned.sparsity, "score": 0.9, "folder": "front/001"},
+    ]
+    result = json.loads((run_dir / "result.json").read_text()) | {"front": points}
+    (run_dir / "result.json").write_text(json.dumps(result))
+    assert front(read_run(run_dir)).picked == 1, "whatever a noisy score says of it"
+    later = {"event": "stage_start", "stage": 99, "name": "more", "command": "evoprune.finetune('run', 1, 0.01)"}
+    with (run_dir / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps(later) + "\n")
+    assert front(read_run(run_dir)).picked is None
+    (run_dir / "config.json").write_text("{}")
+    assert read_run(run_dir).commands == [], "of a run from Python none repeats it"
 
 
 def test_a_stage_that_was_undone_is_marked(run_dir):

@@ -162,6 +162,22 @@ def test_an_empty_loader_is_refused() -> None:
             as_source(empty, 4)
 
 
+def test_batches_that_come_only_once_are_refused() -> None:
+    class Once:
+        left = iter(Lengthless())
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return self.left
+
+        def __len__(self) -> int:
+            return 5
+
+    source = as_source(Once(), 8)
+    assert len(list(source.batches(rng()))) == 5
+    with pytest.raises(EvopruneError, match="gave no batches when it was iterated again"):
+        list(source.batches(rng()))
+
+
 @pytest.mark.parametrize(
     "batch",
     [torch.zeros(3), 5, (1, 2, 3), {"image": torch.zeros(3), "label": 1}, ((torch.zeros(3),), torch.zeros(3))],

@@ -33,13 +33,11 @@ def front(run: Run) -> Front | None:
     points = [] if run.result is None else [point for point in run.result.front if point.folder]
     if run.result is None or not points:
         return None
-    pruned = run.result.pruned
-    picked = [
-        index
-        for index, point in enumerate(points)
-        if isclose(point.sparsity, pruned.sparsity) and isclose(point.score, pruned.val_score or 0.0)
-    ]  # none where the result was fine-tuned later
-    return Front([point.sparsity for point in points], [point.score for point in points], next(iter(picked), None))
+    picked = None
+    if not run.tuned_later:
+        close = [isclose(point.sparsity, run.result.pruned.sparsity) for point in points]
+        picked = close.index(True) if True in close else None
+    return Front([point.sparsity for point in points], [point.score for point in points], picked)
 
 
 def draw_front(data: Front, scores: ScoreAxis, theme: Theme) -> Figure:

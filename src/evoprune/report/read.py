@@ -81,11 +81,15 @@ class Run:
         return floor_of(self.config.get("floor"), self.config.get("max_drop"), self.dense_val_score)
 
     @property
+    def tuned_later(self) -> list[str]:
+        """The commands, or calls, that fine-tuned the model after the run's end."""
+        return [stage.start.command for stage in self.stages if stage.start.command]
+
+    @property
     def commands(self) -> list[str]:
-        """What was typed: the run, and every fine-tuning after it."""
-        later = [stage.start.command for stage in self.stages if stage.start.command]
+        """What repeats the run: its command, and every fine-tuning after it. Nothing for a run from Python."""
         first = self.config.get("command")
-        return [first, *later] if isinstance(first, str) else later
+        return [first, *self.tuned_later] if isinstance(first, str) else []
 
     @property
     def last_end(self) -> StageEnd | None:

@@ -114,13 +114,14 @@ def _status(runner: Runner, val_score: float) -> str:
     gone, quantity = 1 - runner.cost() / runner.costs.dense, runner.costs.kind
     reached = f"sparsity {gone:.4f}" if quantity == "weights" else f"{gone:.4f} of the {quantity} gone"
     masks = state.accepted.masks.values()
-    if wanted is not None and gone < wanted - max(0.001, 1 / sum(mask.numel() for mask in masks)):
+    rounding = 0.501 / sum(mask.numel() for mask in masks)
+    if wanted is not None and gone < wanted - max(0.001, rounding):
         if late:
             reason = "the time was up"
-        elif floor is not None:
-            reason = "the floor no longer held"
         elif all(int(mask.sum()) == 1 for mask in masks):
             reason = "every layer keeps a weight"
+        elif floor is not None:
+            reason = "the floor no longer held"
         else:
             reason = "the search found nothing sparser"
         return f"ended at {reached}, below the {wanted:g} asked for, because {reason}"

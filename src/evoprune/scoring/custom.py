@@ -6,12 +6,12 @@ from collections.abc import Callable
 from math import inf, isnan
 from typing import Any
 
-import torch
 from torch import nn
 
-from evoprune.core import EvopruneError, forked_rng, said
+from evoprune.core import EvopruneError, said
 from evoprune.scoring.data_score import DataScore
-from evoprune.scoring.modes import device_of, eval_mode
+from evoprune.scoring.modes import eval_mode
+from evoprune.training import OwnRandomState
 
 __all__ = ["CallableScore", "as_score"]
 
@@ -20,8 +20,8 @@ class CallableScore:
     """model -> float, higher is better, checked at every call.
 
     The function is given the model in eval mode, whatever trained it before; its modes are as before afterwards. What
-    it draws from torch's global random state is the same at every call, so that candidates differ by nothing else and
-    a resumed run goes on alike.
+    it draws from the global random states of torch, numpy and Python is the same at every call, so that candidates
+    differ by nothing else and a resumed run goes on alike.
     """
 
     def __init__(self, function: Callable[[nn.Module], Any]) -> None:
@@ -35,8 +35,7 @@ class CallableScore:
         """
         name = getattr(self.function, "__name__", type(self.function).__name__)
         try:
-            with eval_mode(model), forked_rng(device_of(model)):
-                torch.manual_seed(0)
+            with eval_mode(model), OwnRandomState(0).active():
                 value = self.function(model)
         except EvopruneError:
             raise

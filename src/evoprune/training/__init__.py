@@ -3,7 +3,7 @@
 from evoprune.training.epoch import Loss, in_float32, train_epoch
 from evoprune.training.layout import set_memory_format
 from evoprune.training.random_state import OwnRandomState, generators_of, repeatable
-from evoprune.training.recipe import GROWTH, Optimizer, Precision, Recipe
+from evoprune.training.recipe import Optimizer, Precision, Recipe
 from evoprune.training.source import (
     BatchSource,
     FirstSteps,
@@ -16,7 +16,7 @@ from evoprune.training.source import (
 from evoprune.training.state import optimizer_from_tensors, optimizer_to_tensors
 
 __all__ = [
-    "GROWTH", "BatchSource", "FirstSteps", "LoaderSource", "Loss", "Optimizer", "OwnRandomState", "Precision", "Recipe",
+    "BatchSource", "FirstSteps", "LoaderSource", "Loss", "Optimizer", "OwnRandomState", "Precision", "Recipe",
     "TensorSource", "as_source", "first_samples", "generators_of", "in_float32", "is_pair", "optimizer_from_tensors",
     "optimizer_to_tensors", "repeatable", "set_memory_format", "train_epoch",
 ]  # fmt: skip

@@ -114,6 +114,10 @@ class Recipe:
             return self.learning_rate * max(progress / warmup, 0.04)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
+    def sizes(self, full: int) -> set[int]:
+        """Pixels a side that the images have in some epoch."""
+        return {self.size_at(epoch, full) for epoch in range(self.epochs)}
+
     def size_at(self, epoch: int, full: int) -> int:
         """Pixels a side of the images of `epoch`, counted from 0, where `full` is what they have."""
         if not 0 < self.first_size < full or epoch == self.epochs - 1:

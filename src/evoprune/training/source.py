@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -176,10 +176,15 @@ class LoaderSource:
         state = OwnRandomState(int(torch.randint(2**62, (), generator=rng)), generators_of(self.loader))
         with state.active():
             batches = iter(self.loader)
-        while True:
+        for number in count():
             with state.active():  # loaders draw when they start, and with every batch
                 batch = next(batches, None)
             if batch is None:
+                if number == 0:
+                    raise EvopruneError(
+                        "the training data gave no batches when it was iterated again; give a list of them, or a"
+                        " DataLoader"
+                    )
                 return
             if not is_pair(batch):
                 what = type(batch).__name__

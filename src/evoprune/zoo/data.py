@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, did_you_mean, generator, said
 from evoprune.scoring import device_of, evaluating
-from evoprune.training import GROWTH
+from evoprune.training import Recipe
 from evoprune.zoo import hub, mnist_sample
 from evoprune.zoo.images import Images
 from evoprune.zoo.parquet import read_folder
@@ -125,8 +126,8 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
         raise EvopruneError(f"the model has {logits.shape[1]} outputs but data {data.name} has {data.classes} classes")
 
 
-def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
-    """Whether the model takes (N, C, H, W) images as they grow from `first_size` pixels a side.
+def check_size_fits(model: nn.Module, images: Tensor, recipes: Iterable[Recipe]) -> None:
+    """Whether the model takes (N, C, H, W) images as they grow in `recipes`.
 
     Raises:
         EvopruneError: it does not, or they are no square images.
@@ -135,14 +136,14 @@ def check_size_fits(model: nn.Module, images: Tensor, first_size: int) -> None:
         raise EvopruneError(
             f"--first-size needs square training images (N, C, H, W), not {tuple(images.shape[1:])}; leave it out"
         )
-    for size in range(first_size, images.shape[-1], GROWTH):
+    sizes = {size for recipe in recipes for size in recipe.sizes(images.shape[-1])}
+    for size in sorted(sizes):
         try:
             with evaluating(model):
                 model(F.interpolate(images[:2].to(device_of(model)), (size, size)))
         except Exception as error:  # whatever a user's model says about a size
             raise EvopruneError(
-                f"--first-size {first_size}: the model does not take images of {size} pixels a side ({said(error)});"
-                " leave it out"
+                f"--first-size: the model does not take images of {size} pixels a side ({said(error)}); leave it out"
             ) from error
 
 

@@ -62,7 +62,7 @@ def train(
     part = Path(f"{out}.part")
     check_data_fits(model, data)
     if recipe.first_size:
-        check_size_fits(model, data.train.inputs, recipe.first_size)
+        check_size_fits(model, data.train.inputs, [recipe])
     settings = settings_of(model, data, recipe, seed)
     optimizer = recipe.make_optimizer(model)
     set_memory_format(model, torch.channels_last)
