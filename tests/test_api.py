@@ -1390,7 +1390,7 @@ def test_every_size_that_images_will_have_is_tried_first(guidance: str) -> None:
     quick(net, evoprune.accuracy(train), train, first_size=8, final_epochs=4, guidance=guidance)
     bad = nn.Sequential(nn.PixelUnshuffle(8), nn.Conv2d(64, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     quick(bad, evoprune.accuracy(train), train, first_size=8, final_epochs=3, guidance=guidance)  # 8, 8, 16
-    with pytest.raises(EvopruneError, match="--first-size: the model does not take images of 12 pixels a side"):
+    with pytest.raises(EvopruneError, match="--first-size 8: the model does not take images of 12 pixels a side"):
         quick(bad, evoprune.accuracy(train), train, first_size=8, final_epochs=4, guidance=guidance)
 
 

@@ -136,14 +136,15 @@ def check_size_fits(model: nn.Module, images: Tensor, recipes: Iterable[Recipe])
         raise EvopruneError(
             f"--first-size needs square training images (N, C, H, W), not {tuple(images.shape[1:])}; leave it out"
         )
-    sizes = {size for recipe in recipes for size in recipe.sizes(images.shape[-1])}
-    for size in sorted(sizes):
+    sizes = {(size, recipe.first_size) for recipe in recipes for size in recipe.sizes(images.shape[-1])}
+    for size, first in sorted(sizes):
         try:
             with evaluating(model):
                 model(F.interpolate(images[:2].to(device_of(model)), (size, size)))
         except Exception as error:  # whatever a user's model says about a size
             raise EvopruneError(
-                f"--first-size: the model does not take images of {size} pixels a side ({said(error)}); leave it out"
+                f"--first-size {first}: the model does not take images of {size} pixels a side ({said(error)});"
+                " leave it out"
             ) from error
 
 
