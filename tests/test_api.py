@@ -23,9 +23,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import evoprune
 from evoprune import EvopruneError, api
+from evoprune.core import generator
 from evoprune.report import write_report
 from evoprune.run import Runner
 from evoprune.run.time_limit import TimeLimit
+from evoprune.surgery import FineTuner
 
 QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
 
@@ -1405,3 +1407,142 @@ def test_warnings_are_seen_where_no_logging_was_set_up() -> None:
     done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True, check=True)
     assert "without `train` nothing is fine-tuned, and this means nothing: flip" in done.stderr
     assert "begins with random weights" in done.stderr
+
+
+# -- what a run may look at, and what it draws ----------------------------------------------------------------
+
+
+def test_a_weight_that_comes_back_has_the_last_value_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, take_best, back = model(), Runner._take_best, []
+
+    def watched(self: Runner, stage: Any, search: Any) -> None:
+        before = self.state.now.masks
+        take_best(self, stage, search)
+        back.append(sum(int((mask & ~before[name]).sum()) for name, mask in self.state.now.masks.items()))
+
+    monkeypatch.setattr(Runner, "_take_best", watched)
+    result = quick(dense, train=None, sparsity=0.9, generations=3, mutation_rate=0.2)
+    assert sum(back) > 0
+    for name, mask in result.masks.items():
+        assert torch.equal(result.model.get_parameter(f"{name}.weight"), dense.get_parameter(f"{name}.weight") * mask)
+
+
+def test_the_test_set_is_read_once_for_each_model_and_decides_nothing() -> None:
+    read: list[nn.Module] = []
+    events: list[dict[str, Any]] = []
+    result = quick(model(), test=lambda net: read.append(net) or -7.0, sparsity=0.9, listener=events.append)
+    assert len(read) == 2
+    assert result.summary["dense"]["test_score"] == result.summary["pruned"]["test_score"] == -7
+    assert -7 not in [event["val_score"] for event in events if "val_score" in event]
+
+
+def test_a_stage_that_just_holds_the_floor_is_kept() -> None:
+    dense = margin(model())
+    result = quick(model(), lambda net: 1.0 if margin(net) == dense else 0.9, train=None, floor=0.9, passes=[0.5])
+    assert result.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_teacher_is_the_dense_model_in_eval_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, epoch, teachers = model().train(), FineTuner.epoch, []
+
+    def watched(tuner: FineTuner, *place: Any, **options: Any) -> float:
+        teachers.append(copy.deepcopy(tuner.teacher))
+        return epoch(tuner, *place, **options)
+
+    monkeypatch.setattr(FineTuner, "epoch", watched)
+    quick(net, out=tmp_path)
+    evoprune.finetune(tmp_path, 1, model=net, score=evoprune.accuracy(data()), train=data())
+    assert len(teachers) >= 3
+    for teacher in teachers:
+        assert not any(module.training for module in teacher.modules())
+        assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_every_fine_tuning_runs_through_its_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch, seen = FineTuner.epoch, []
+
+    def watched(tuner: FineTuner, number: int, *place: Any, **options: Any) -> float:
+        if not seen or seen[-1][0] is not tuner:
+            seen.append((tuner, []))
+        seen[-1][1].append(number)
+        return epoch(tuner, number, *place, **options)
+
+    monkeypatch.setattr(FineTuner, "epoch", watched)
+    quick(model(), sparsity=0.9, finetune_epochs=2, final_epochs=3, out=tmp_path)
+    evoprune.finetune(tmp_path, 2, 0.0123, model=model(), score=evoprune.accuracy(data()), train=data())
+    assert [epochs for _, epochs in seen][-2:] == [[0, 1, 2], [0, 1]]
+    assert all(epochs == list(range(tuner.recipe.epochs)) for tuner, epochs in seen)
+    assert [tuner.recipe.schedule for tuner, _ in seen[-2:]] == ["cosine"] * 2
+    assert (seen[0][0].recipe.learning_rate, seen[-1][0].recipe.learning_rate) == (0.003, 0.0123)
+
+
+def test_no_two_steps_of_a_run_draw_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def watched(*place: int) -> torch.Generator:
+        made = generator(*place)
+        seeds.append(made.initial_seed())
+        return made
+
+    for module in ("evoprune.run.runner", "evoprune.surgery.finetune", "evoprune.guidance.evolved"):
+        monkeypatch.setattr(f"{module}.generator", watched)
+    quick(model(), sparsity=0.9, generations=2, finetune_epochs=2, final_epochs=2, out=tmp_path)
+    for _ in range(2):
+        evoprune.finetune(tmp_path, 2, model=model(), score=evoprune.accuracy(data()), train=data())
+    assert len(seeds) > 20
+    assert len(seeds) == len(set(seeds))
+
+
+def test_norms_are_measured_on_images_augmented_as_in_training() -> None:
+    options = {"finetune_epochs": 0, "final_epochs": 0, "recalibrate": True, "guidance": "magnitude", "layers": "5"}
+    plain, moved = (quick(model(), shift=shift, **options).model[1].running_mean for shift in (0, 2))
+    assert not torch.allclose(plain, moved, rtol=1e-3)
+
+
+def test_a_run_is_resumed_in_the_given_model_itself_where_asked(tmp_path: Path) -> None:
+    def stop(_: dict[str, Any]) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(model(), out=tmp_path, listener=stop)
+    net = model()
+    resumed = evoprune.resume(tmp_path, net, evoprune.accuracy(data()), train=data(), inplace=True)
+    assert resumed.model is net
+    consistent(resumed)
+
+
+def test_without_training_the_search_has_more_generations() -> None:
+    events: list[dict[str, Any]] = []
+    given: dict[str, Any] = {"passes": [0.5], "guidance": "magnitude", "population": 2, "threads": 1}
+    evoprune.prune(model(), evoprune.accuracy(data()), listener=events.append, **given)
+    assert sum(event["event"] == "generation" for event in events) == 1 + api.UNTUNED_GENERATIONS
+
+
+def test_a_weight_that_comes_back_in_the_original_is_zero() -> None:
+    """As in the reference."""
+    options = {"preset": "original", "passes": [0.9, 1.0], "floor": 0.0, "population": 6, "generations": 4}
+    result = quick(model(), train=None, **options)
+    weights = {name: result.model.get_parameter(f"{name}.weight") for name in result.masks}
+    assert any(bool((weights[name][mask] == 0).any()) for name, mask in result.masks.items())
+
+
+def test_without_stopping_early_a_candidate_is_one_full_evaluation() -> None:
+    search = quick(model(), scoring=[], guidance="magnitude").summary["search"]
+    assert search["full_evaluations"] == search["evaluations"] > 0
+
+
+@pytest.mark.parametrize("preset", ["default", "original"])
+def test_a_run_that_is_out_of_time_at_once_scores_one_population_and_is_tuned(preset: str) -> None:
+    result = quick(model(), preset=preset, time_limit_seconds=1e-6, max_drop=50)
+    assert result.summary["search"]["generations"] == 0
+    assert result.summary["finetune"]["epochs"] == 2
+    assert result.sparsity > 0
+
+
+def test_in_inference_mode_it_is_trained_all_the_same() -> None:
+    net, score, train = model(), evoprune.accuracy(data()), data()
+    plain = quick(net, score, train)
+    with torch.inference_mode():
+        result = quick(net, score, train)
+        assert torch.is_inference_mode_enabled()
+    assert all(torch.equal(t, plain.model.state_dict()[name]) for name, t in result.model.state_dict().items())

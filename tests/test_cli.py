@@ -1,6 +1,7 @@
 """The command line, end to end on a few real digits."""
 
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -18,13 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
 from evoprune import api
+from evoprune.cli import prune
+from evoprune.core import EvopruneError
 from evoprune.report.page import notes
 from evoprune.report.read import read_run
-from evoprune.run import later
+from evoprune.run import later, make_settings
 from evoprune.run.journal import Journal
 from evoprune.surgery import FineTuner
-from evoprune.training import train_epoch
-from evoprune.zoo import load_model
+from evoprune.tasks import named_task
+from evoprune.training import TensorSource, train_epoch
+from evoprune.zoo import load_data, load_model
 
 Command = Callable[..., Any]
 TINY = (
@@ -694,3 +698,60 @@ def test_an_interrupt_while_importing_is_one_line(tmp_path: Path) -> None:
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode != 0
     assert ran.stderr == "evoprune: interrupted; nothing was changed\n"
+
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "default": {
+        "checkpoint": "w.pt", "data": "d", "layers": ["a", "b"], "space": "weights", "guidance": "magnitude",
+        "algorithm": "ga", "floor": 0.5, "sparsity": 0.7, "front": True, "population": 7, "generations": 3,
+        "crossover_rate": 0.3, "mutation_rate": 0.01, "finetune_epochs": 4, "final_epochs": 6, "learning_rate": 0.02,
+        "batch_size": 9, "distill": 0.25, "shift": 1, "flip": True, "cutout": 2, "first_size": 16,
+        "train_precision": "bfloat16", "recalibrate": True, "include_norm": True, "time_limit_seconds": 90.0,
+        "memory_mb": 77, "scoring": ["racing", "prefix"], "seed": 5, "device": "cpu", "threads": 3,
+    },
+    "original": {"alpha": 0.6, "initial_sparsity": 0.2, "passes": [0.3, 1.0], "max_drop": 2.0, "workers": 1},
+    "budget": {"budget": "flops", "space": "allocation", "sparsity": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_every_option_of_prune_reaches_the_run(
+    name: str, evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: list[str] = ["--preset", "original"] if name == "original" else []
+    for key, value in GIVEN[name].items():
+        option = {"layers": "--layer", "time_limit_seconds": "--time-limit"}.get(key, "--" + key.replace("_", "-"))
+        if key in ("scoring", "passes"):
+            words += [option, ",".join(map(str, value))]
+        elif isinstance(value, list):
+            words += [word for part in value for word in (option, part)]
+        else:
+            words += [option] if value is True else [option, str(value)]
+    asked: list[Any] = []
+
+    def remember(settings: Any, out: Path, overwrite: bool, _: Any) -> None:
+        asked.append((settings, out, overwrite))
+        raise EvopruneError("enough")
+
+    monkeypatch.setattr(api, "prune_named", remember)
+    assert evoprune("prune", "m:f", "--out", tmp_path / "run", "--overwrite", *words).failed("enough")
+    ((settings, *rest),) = asked
+    assert rest == [tmp_path / "run", True]
+    assert {key: getattr(settings, key) for key in GIVEN[name]} == GIVEN[name]
+
+
+def test_no_option_of_prune_is_forgotten_above() -> None:
+    given = {key for part in GIVEN.values() for key in part} | {"preset", "model"}
+    taken = {"layer": "layers", "time_limit": "time_limit_seconds"}
+    own = {"out", "overwrite", "quiet", "as_json", "debug"}
+    assert {taken.get(p, p) for p in inspect.signature(prune).parameters} - own == given
+
+
+def test_validation_images_are_cut_alike_for_every_seed_and_the_test_set_is_another(digits: Path) -> None:
+    data = load_data(str(digits))
+    task, _ = named_task(make_settings(model="lenet5", data=str(digits), seed=5))
+    assert isinstance(task.train, TensorSource)
+    seen = (task.train, task.val_score, task.test_score)
+    for part, split in zip(seen, (data.train, data.val, data.test), strict=True):
+        assert torch.equal(part.inputs, split.inputs)
+        assert torch.equal(part.targets, split.targets)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
 from evoprune.guidance import NEED_SAMPLES, Advice, advise
+from evoprune.guidance.evolved import evolved_ranks
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
@@ -328,3 +329,45 @@ def test_a_run_with_the_guidance_reaches_its_sparsity(kind: str, net: Net, sampl
     )  # fmt: skip
     assert result.sparsity == pytest.approx(0.5, abs=0.01)
     assert result.summary["guidance"] == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_are_left_as_found_by_a_model_that_changes_its_inputs(
+    kind: str, net: Net, samples: tuple[Tensor, Tensor]
+) -> None:
+    model, before = nn.Sequential(nn.ReLU(inplace=True), net), samples[0].clone()
+    masks = half(prunable_layers(model))
+    advise(kind, model, prunable_layers(model), masks, nothing_left(masks), samples, 0.1, (0,))
+    assert torch.equal(samples[0], before)
+
+
+def test_what_is_pruned_has_no_evolved_rank(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers = prunable_layers(net)
+    found = evolved_ranks(net, layers, half(layers), samples[0], 0.1, (0,), lambda _: None)
+    for name in ("first", "hidden", "last"):
+        assert torch.equal(found[name] == -1, ~half(layers)[name])
+
+
+def test_advice_of_wanda_is_wandas(net: Net, samples: tuple[Tensor, Tensor]) -> None:
+    layers = prunable_layers(net)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    advice = advise("wanda", net, layers, masks, nothing_left(masks), samples, 0.1, (0,))
+    assert advice is not None
+    scores = wanda_scores(net, layers, samples[0])
+    for layer, part in zip(layers, advice.order.split([layer.size for layer in layers]), strict=True):
+        assert torch.equal(part.argsort(), scores[layer.name].flatten().argsort(stable=True))
+
+
+def test_evolved_orders_keep_a_layers_output_closer_than_magnitudes() -> None:
+    """Where inputs are correlated it is not the size of a weight that counts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 16))
+    inputs = torch.randn(400, 32, generator=rng(1)) @ (torch.eye(32) + torch.randn(32, 32, generator=rng(2)))
+    layers, distances = prunable_layers(model), {}
+    masks = {"0": torch.ones(16, 32, dtype=torch.bool)}
+    for kind in ("none", "magnitude"):
+        advice = advise(kind, model, layers, masks, nothing_left(masks), (inputs, torch.zeros(400)), 0.1, (0,))
+        assert advice is not None
+        gone = torch.zeros(16 * 32).scatter(0, advice.order.argsort()[:256], 1.0).view(16, 32)
+        distances[kind] = float((inputs @ (model[0].weight.detach() * gone).T).square().sum())
+    assert distances["none"] < 0.8 * distances["magnitude"]

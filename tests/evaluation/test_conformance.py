@@ -300,3 +300,20 @@ def test_models_that_ask_for_trouble(make: type[nn.Module], caplog: pytest.LogCa
     found, wanted = make_evaluator(model, score, layers)(plans), ReferenceEvaluator(model, score)(plans)
     torch.testing.assert_close(found.score, wanted.score, rtol=1e-4, atol=1e-5)
     assert len(caplog.records) == (make is not Squeezing)
+
+
+def test_who_just_reaches_the_floor_is_scored_to_the_end() -> None:
+    """Its loss may be the lowest of all that score the same."""
+    model, inputs, targets = make_case("lenet", 1000)
+    score, plans = Accuracy(inputs, targets), {"9": torch.ones(1, 4, 16, dtype=torch.bool)}
+    found = make_evaluator(model, score, ["9"])(plans, floor=score(model))
+    assert found.complete.all()
+    assert found.samples == 1000
+
+
+def test_racing_begins_with_what_the_dense_model_finds_hardest() -> None:
+    model, inputs, targets = make_case("lenet", 300)
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"])
+    assert isinstance(evaluator, SampledEvaluator)
+    losses = nn.functional.cross_entropy(model(inputs), targets, reduction="none")[evaluator.order]
+    assert bool((losses.diff() <= 1e-5).all())

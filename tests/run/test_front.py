@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import evoprune
 from evoprune import EvopruneError
 from evoprune.core import prunable_layers, sparsity_of
+from evoprune.run.result import non_dominated
+from evoprune.run.schedule import Outcome
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -94,3 +96,9 @@ def test_without_the_folders_of_a_front_the_run_is_of_use_all_the_same(tmp_path:
     assert again.front == result.front
     with pytest.raises(EvopruneError, match="kept no models of its front"):
         again.point(0)
+
+
+def test_what_another_equals_in_score_and_beats_in_sparsity_is_not_of_the_front() -> None:
+    points = [Outcome(s, s, v, True, True) for s, v in ((0.5, 0.9), (0.6, 0.9), (0.6, 0.8), (0.7, 0.7), (0.4, 0.95))]
+    found = non_dominated(points, lambda point: point.val_score)
+    assert [(point.sparsity, point.val_score) for point in found] == [(0.4, 0.95), (0.6, 0.9), (0.7, 0.7)]

@@ -212,3 +212,26 @@ def test_final_epochs_end_half_way_where_the_floor_is_out_of_reach(
     scores: list[float], floor: float | None, hopeless: bool
 ) -> None:
     assert is_hopeless(scores, floor, dense=0.99) is hopeless
+
+
+def test_while_much_is_left_a_stage_is_tuned_half_as_long() -> None:
+    stages, _ = play(sparsity=0.99, finetune_epochs=3)
+    assert [stage.epochs for stage in stages] == [2 if stage.target <= 0.85 else 3 for stage in stages]
+    assert {stage.epochs for stage in stages} == {2, 3}
+
+
+@given(st.floats(0.3, 0.999))
+@settings(max_examples=60)
+def test_the_ladder_ends_nearer_to_a_floor_than_its_steps_are_wide(limit: float) -> None:
+    _, history = play(lambda target: target <= limit, max_drop=1.0)
+    accepted = [1 - outcome.target for outcome in history if outcome.accepted]
+    failed = [1 - outcome.target for outcome in history if not outcome.accepted]
+    if accepted and failed:
+        assert min(accepted) < 1.7 * max(failed)
+
+
+def test_every_stage_of_a_front_is_polished() -> None:
+    stages, _ = play(sparsity=0.9, front=True)
+    assert len(stages) > 1
+    assert not any(stage.only_below_floor for stage in stages)
+    assert all(stage.final_epochs for stage in stages)

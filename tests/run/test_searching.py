@@ -11,10 +11,15 @@ from torch import Tensor, nn
 
 import evoprune
 from evoprune import EvopruneError
-from evoprune.core import Layer, Masks, Scores, weight_of
+from evoprune.core import Layer, Masks, Plans, Scores, prunable_layers, weight_of
+from evoprune.evaluation import make_evaluator
 from evoprune.guidance.learned import CANDIDATES
+from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.run import searching
-from evoprune.run.objective import mixed_fitness
+from evoprune.run.objective import mixed_fitness, score_fitness
+from evoprune.search import BudgetedBits, Shares, lexicographic_order, make_algorithm
+from evoprune.spaces import WeightSpace
+from evoprune.surgery import global_threshold
 
 QUICK = {"population": 4, "generations": 2, "finetune_epochs": 1, "final_epochs": 1, "threads": 1}
 
@@ -122,3 +127,85 @@ def test_under_a_floor_below_zero_nothing_seems_better_than_above_it() -> None:
     assert above == pytest.approx(0.8 * 0.1 - 0.2 * 20)
     assert below < above
     assert mixed_fitness(scores, torch.tensor([0.1, 0.9]), 0.8, 0.5).tolist() == [[0.0], [0.0]]
+
+
+def test_of_equal_scores_the_lower_loss_is_fitter() -> None:
+    losses = torch.tensor([0.3, 0.2, 0.1])
+    scores = Scores(torch.tensor([0.9, 0.9, 0.8]), losses, torch.ones(3, dtype=torch.bool), 3)
+    assert lexicographic_order(score_fitness(scores)).tolist() == [1, 0, 2]
+
+
+def test_who_just_reaches_the_floor_is_worth_something() -> None:
+    """The reference: 0 under the floor."""
+    scores = Scores(torch.tensor([0.5, 0.49]), None, torch.ones(2, dtype=torch.bool), 2)
+    assert mixed_fitness(scores, torch.tensor([0.5, 0.5]), 0.8, 0.5)[:, 0].tolist() == pytest.approx([0.5, 0])
+
+
+def test_screening_leaves_the_best() -> None:
+    space, genomes = WeightSpace([Layer("a", "Linear", (1, 6))]), torch.ones(6, 6, dtype=torch.bool).tril()
+
+    def counted(plans: Plans) -> Scores:
+        return Scores(plans["a"].flatten(1).sum(1).double(), None, torch.ones(len(plans["a"]), dtype=torch.bool), 6)
+
+    algorithm = make_algorithm("evopress", Shares(1), 6)
+    search = searching.Search(
+        space, algorithm, counted, ((counted, 3), (counted, 2)), lambda s, _: s.score[:, None], 0.5
+    )
+    kept, traits = search._screened(genomes, {"row": torch.arange(6)}, searching.Scored())
+    assert traits["row"].tolist() == kept.sum(1).sub(1).tolist() == [4, 5]
+
+
+def test_with_magnitudes_a_search_begins_at_lamps_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, bases = searching.AllocationSpace, []
+
+    def watched(layers: list[Layer], priority: Tensor, base: Tensor, *rest: Any) -> Any:
+        bases.append(base.tolist())
+        return space(layers, priority, base, *rest)
+
+    monkeypatch.setattr(searching, "AllocationSpace", watched)
+    pruned(passes=[0.6], guidance="magnitude", space="allocation")
+    scores = lamp_scores(magnitudes(net(), prunable_layers(net())))
+    kept = global_threshold(torch.cat([score.flatten() for score in scores.values()]), [160, 40], 80)
+    assert bases == [[int(part.sum()) for part in kept.split([160, 40])]]
+
+
+def test_what_was_said_of_the_search_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def algorithm(name: str, genes: BudgetedBits, size: int, **rates: float) -> Any:
+        seen.update(rates, name=name, size=size, mutation_rate=genes.mutation_rate)
+        return make_algorithm(name, genes, size, **rates)
+
+    def evaluator(*parts: Any, **options: Any) -> Any:
+        seen.update(options)
+        return make_evaluator(*parts, **options)
+
+    monkeypatch.setattr(searching, "make_algorithm", algorithm)
+    monkeypatch.setattr(searching, "make_evaluator", evaluator)
+    pruned(
+        passes=[0.5], algorithm="ga", population=5, crossover_rate=0.3, mutation_rate=0.01, memory_mb=77,
+        scoring=["batched"],
+    )  # fmt: skip
+    assert seen == {
+        "name": "ga", "size": 5, "crossover_rate": 0.3, "mutation_rate": 0.01, "memory_mb": 77, "ways": ["batched"],
+    }  # fmt: skip
+
+
+def original(**options: Any) -> list[list[dict[str, Any]]]:
+    """The generations of every stage that searched, of the original preset."""
+    events: list[dict[str, Any]] = []
+    pruned(preset="original", floor=0.0, listener=events.append, **options)
+    found = [[e for e in events if e["event"] == "generation" and e["stage"] == stage] for stage in range(8)]
+    return [stage for stage in found if stage]
+
+
+def test_the_original_ends_a_layer_at_the_threshold_of_its_pass() -> None:
+    for stage in original(passes=[0.2], generations=30):
+        best = [event["best"]["sparsity"] for event in stage]
+        assert best[-1] >= 0.2 > max(best[:-1])
+
+
+def test_the_second_pass_of_the_original_starts_from_the_populations_of_the_first() -> None:
+    stages = original(passes=[0.9, 1.0], generations=3)
+    for first, second in zip(stages[:2], stages[2:], strict=True):
+        assert round(first[-1]["best"]["sparsity"], 6) in second[0]["candidates"]["sparsity"]

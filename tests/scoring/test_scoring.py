@@ -1,5 +1,6 @@
 """Scores: what they are, and what they say about data and functions that cannot be used."""
 
+import copy
 import subprocess
 import sys
 
@@ -211,3 +212,24 @@ def test_a_sample_whose_output_is_not_a_number_is_wrong() -> None:
     outputs = torch.tensor([[float("nan"), 1.0], [2.0, 1.0], [0.0, float("nan")]])
     score = Accuracy(torch.zeros(3, 1), torch.tensor([0, 0, 1]))
     assert score.values(outputs, score.targets).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("make", [Accuracy, NegativeLoss, Fidelity])
+def test_a_part_of_a_score_is_the_score_on_every_so_many_samples(make: type[scoring.DataScore]) -> None:
+    dense, inputs, targets = data()
+    score, alone = make(inputs, targets), make(inputs[::4], targets[::4])
+    model = copy.deepcopy(dense)
+    for one in (score, alone):
+        one.bind(dense)
+    with torch.no_grad():
+        model[3].weight.mul_(-1)
+    assert score.part(0.25).samples == 150
+    assert score.part(0.25)(model) == pytest.approx(alone(model))
+
+
+def test_scores_are_of_float32_inside_autocast_too() -> None:
+    model, inputs, targets = data()
+    score = NegativeLoss(inputs, targets)
+    alone = score(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert score(model) == alone

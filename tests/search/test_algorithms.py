@@ -30,6 +30,7 @@ from evoprune.search import (
     lexicographic_order,
     make_algorithm,
 )
+from evoprune.search.selection import tournament
 
 from .conftest import even_ranks, rng
 
@@ -432,3 +433,26 @@ def test_the_order_is_lexicographic_and_stable() -> None:
     order = lexicographic_order(torch.tensor(rows, dtype=torch.float64)).tolist()
     assert order == [1, 3, 2, 0, 4]
     assert best_of(Population(torch.zeros(5, 1, dtype=torch.bool), torch.tensor(rows))) == 1
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["ga", "steady", "nsga2"])
+def test_the_crossover_rate_is_the_share_of_children_with_two_parents(
+    name: str, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "nsga2":
+        pytest.importorskip("pymoo")
+    breed, crossed = Shares.breed, []
+
+    def watched(genes: Shares, population: Population, mothers: Tensor, fathers: Tensor, rng: torch.Generator):
+        crossed.append(bool((mothers != fathers).any()))
+        return breed(genes, population, mothers, fathers, rng)
+
+    monkeypatch.setattr(Shares, "breed", watched)
+    evolve(make_algorithm(name, Shares(4), 12, crossover_rate=rate), 4)
+    assert any(crossed) == (rate > 0)
+
+
+def test_the_better_of_two_is_the_parent() -> None:
+    won = tournament(torch.tensor([2, 0, 1]), (9000,), rng()).bincount().double() / 9000
+    assert won.tolist() == pytest.approx([3 / 9, 1 / 9, 5 / 9], abs=0.02)

@@ -75,3 +75,11 @@ def test_mutations_exchange_about_as_many_as_their_rate_says() -> None:
     genomes, _ = operator.first(40, rng())
     swapped = (genomes[1:] & ~operator.start).sum(1).double()
     assert 45 < float(swapped.mean()) < 55  # a tenth of 500
+
+
+def test_a_child_takes_half_of_the_exchanges_that_lead_to_its_father() -> None:
+    operator = genes([2000], [1000], reach=1.0, swap_rate=0.5)
+    (mother, father), _ = operator.first(2, rng())
+    child, apart = mother.clone(), mother != father
+    operator._cross(child, father, rng(1))
+    assert 0.4 < float((child == father)[apart].double().mean()) < 0.6

@@ -211,3 +211,15 @@ def test_a_budget_of_its_own_for_every_row() -> None:
     assert counts.sum(1).tolist() == totals.tolist()
     for row, total in enumerate(totals.tolist()):
         assert torch.equal(counts[row : row + 1], share_budget(log_share[row : row + 1], capacity, capacity, total))
+
+
+@pytest.mark.parametrize(
+    "genes", [dense(200, (400,), mutation_rate=0.0), Shares(400, step=0.0)], ids=["bits", "shares"]
+)
+def test_a_child_has_half_of_its_genes_from_each_parent(genes: Genes) -> None:
+    parents_ = population(genes if isinstance(genes, BudgetedBits) else Shares(400), 2, 0)
+    step = {} if isinstance(genes, BudgetedBits) else {"step": torch.zeros(2)}
+    given_ = Population(parents_.genomes, parents_.fitness, {**parents_.traits, **step})
+    child = genes.breed(given_, torch.tensor([0]), torch.tensor([1]), rng(1))[0][0]
+    apart = given_.genomes[0] != given_.genomes[1]
+    assert 0.4 < float((child == given_.genomes[0])[apart].double().mean()) < 0.6

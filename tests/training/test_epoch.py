@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from evoprune.core import EvopruneError
@@ -18,6 +19,7 @@ from evoprune.training import (
     optimizer_to_tensors,
     train_epoch,
 )  # fmt: skip
+from evoprune.training.epoch import _loss
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,3 +169,65 @@ def test_the_teacher_sees_full_size() -> None:
     optimizer = recipe.make_optimizer(net)
     train_epoch(net, source, recipe, optimizer, 0, torch.Generator().manual_seed(0), Teacher())
     assert seen == [(4, 1, 12, 12)] * 2
+
+
+def test_the_loss_is_smoothed_and_shared_with_the_teacher_as_the_recipe_says() -> None:
+    """Hinton et al. 2015: T^2 times KL(teacher || model) of the logits divided by T."""
+    rng = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(6, 3, generator=rng), 3 * torch.randn(6, 3, generator=rng)
+    targets, recipe = torch.arange(6) % 3, Recipe(label_smoothing=0.1, distill=0.25, temperature=4.0)
+    smoothed = (-logits.log_softmax(1) * (0.9 * F.one_hot(targets, 3) + 0.1 / 3)).sum(1).mean()
+    p, q = (teacher / 4).softmax(1), (logits / 4).softmax(1)
+    apart = (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(_loss(logits, targets, None, recipe), smoothed)
+    torch.testing.assert_close(_loss(logits, targets, teacher, recipe), 0.75 * smoothed + 0.25 * 16 * apart)
+
+
+def test_the_schedule_runs_through_the_steps_of_all_epochs() -> None:
+    net, rates = model(), []
+    recipe, source = Recipe(epochs=3, schedule="cosine"), TensorSource(*data(), 10)
+    optimizer = recipe.make_optimizer(net)
+    for epoch in range(3):
+        rng = torch.Generator().manual_seed(epoch)
+        train_epoch(
+            net, source, recipe, optimizer, epoch, rng,
+            after_step=lambda _: rates.append(optimizer.param_groups[0]["lr"]),
+        )  # fmt: skip
+    assert rates == pytest.approx([recipe.learning_rate_at(step / 12) for step in range(12)])
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_samples() -> None:
+    inputs, targets = data()
+    net, recipe = nn.Linear(5, 2), Recipe(epochs=1, learning_rate=1e-9)
+    source = as_source([(inputs[:30], targets[:30]), (inputs[30:], targets[30:])], 30)
+    loss = train_epoch(net, source, recipe, recipe.make_optimizer(net), 0, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert loss == pytest.approx(float(F.cross_entropy(net(inputs), targets)), rel=1e-5)
+
+
+def test_a_model_in_eval_mode_is_trained_in_train_mode() -> None:
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    epochs(net, Recipe(epochs=1, batch_size=8))
+    assert all(module.training for module in net)
+    assert int(net[1].num_batches_tracked) == 5
+
+
+def test_each_step_follows_the_gradient_of_its_own_batch() -> None:
+    inputs, targets = data()
+    net, recipe = nn.Linear(5, 2), Recipe(epochs=1, learning_rate=1e-9)
+    source = as_source([(inputs, targets)] * 3, 40)
+    train_epoch(net, source, recipe, recipe.make_optimizer(net), 0, torch.Generator().manual_seed(0))
+    (expected,) = torch.autograd.grad(F.cross_entropy(net(inputs), targets), [net.weight])
+    torch.testing.assert_close(net.weight.grad, expected)
+
+
+def test_a_teacher_that_changes_its_inputs_changes_none_of_the_models() -> None:
+    class Erasing(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs.zero_()[:, :2]
+
+    seen: list[bool] = []
+    net, recipe, source = model(), Recipe(epochs=1), TensorSource(*data(), 40)
+    net.register_forward_pre_hook(lambda _, given: seen.append(bool(given[0].any())))
+    train_epoch(net, source, recipe, recipe.make_optimizer(net), 0, torch.Generator().manual_seed(0), Erasing())
+    assert seen == [True]

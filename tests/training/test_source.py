@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from evoprune.core import EvopruneError
@@ -264,3 +264,29 @@ def test_workers_that_live_on_are_warned_of(caplog: pytest.LogCaptureFixture) ->
     loader = DataLoader(TensorDataset(torch.zeros(4, 1), torch.zeros(4)), 2, num_workers=1, persistent_workers=True)
     as_source(loader, 2)
     assert "keep their random state from epoch to epoch" in caplog.text
+
+
+def test_kept_logits_of_the_teacher_belong_to_their_samples() -> None:
+    source = TensorSource(*data(), 6)
+    source.cache_teacher_logits(nn.Identity())
+    assert all(torch.equal(logits, inputs) for inputs, _, logits in source.batches(rng()))
+
+
+@pytest.mark.parametrize("chosen", [{"shift": 1}, {"flip": True}, {"cutout": 2}], ids=str)
+def test_of_images_that_are_augmented_no_logits_are_kept(chosen: dict[str, Any]) -> None:
+    source = TensorSource(torch.rand(8, 1, 4, 4), torch.arange(8), 4, **chosen)
+    source.cache_teacher_logits(nn.Flatten())
+    assert source.teacher_logits is None
+
+
+def test_neither_a_teacher_nor_a_model_changes_the_data() -> None:
+    class Erasing(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.zero_()
+
+    source, batches = TensorSource(*data(), 6), [(torch.ones(2, 3), torch.zeros(2))]
+    source.cache_teacher_logits(Erasing())
+    assert torch.equal(source.inputs, data()[0])
+    for inputs, _, _ in as_source(batches, 2).batches(rng()):
+        inputs.zero_()
+    assert batches[0][0].all()

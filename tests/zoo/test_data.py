@@ -140,3 +140,7 @@ def test_models_that_do_not_fit(model: nn.Module, message: str, tiny: Data) -> N
     with pytest.raises(EvopruneError, match=message) as caught:
         check_data_fits(model, tiny)
     assert "\n" not in str(caught.value)
+
+
+def test_black_is_what_a_black_pixel_becomes(sample: Data) -> None:
+    assert float(sample.black) == pytest.approx(float(sample.train.inputs.min()), abs=1e-5)

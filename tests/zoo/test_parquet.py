@@ -145,3 +145,9 @@ def test_bad_folders(folder: Path, write: WriteSplit, tmp_path: Path) -> None:
         write(f"../both/{name}/train")
     with pytest.raises(EvopruneError, match=r"several data sets \(a, b\); pass one"):
         load_data(str(tmp_path / "both"))
+
+
+def test_of_several_columns_of_integers_the_one_called_label_counts(folder: Path, write: WriteSplit) -> None:
+    write("train", coarse=pa.array([1] * 16))
+    write("test", coarse=pa.array([1] * 16))
+    assert read_folder(folder)[0].labels.tolist() == [0, 1] * 8
