@@ -227,7 +227,13 @@ def test_plans_must_name_the_layers_the_evaluator_was_made_for() -> None:
         evaluator({"7": torch.ones(2, 16, 24, dtype=torch.bool)})
 
 
-def test_targets_that_the_model_has_no_class_for_are_refused() -> None:
+def test_settings_are_checked() -> None:
+    model, inputs, targets = make_case("lenet")
+    score = Accuracy(inputs, targets)
+    with pytest.raises(EvopruneError, match="unknown scoring method 'fast'"):
+        make_evaluator(model, score, ["9"], ways=["fast"])
+    with pytest.raises(EvopruneError, match="memory_mb"):
+        make_evaluator(model, score, ["9"], memory_mb=0)
     with pytest.raises(EvopruneError, match="class 3"):
         make_evaluator(nn.Linear(8, 3), Accuracy(torch.randn(4, 8), torch.tensor([0, 1, 2, 3])), [""])
 

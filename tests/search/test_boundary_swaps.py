@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evoprune.core import EvopruneError
 from evoprune.search import BoundarySwaps, Population
 
 from .conftest import rng
@@ -83,3 +85,9 @@ def test_a_child_takes_half_of_the_exchanges_that_lead_to_its_father() -> None:
     child, apart = mother.clone(), mother != father
     operator._cross(child, father, rng(1))
     assert 0.4 < float((child == father)[apart].double().mean()) < 0.6
+
+
+@pytest.mark.parametrize("options", [{"reach": 0.0}, {"reach": 1.5}, {"swap_rate": 0.0}])
+def test_rates_are_shares(options: dict[str, float]) -> None:
+    with pytest.raises(EvopruneError, match="above 0"):
+        genes([4], [2], **options)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from evoprune.core import EvopruneError
 from evoprune.search import CMAES, Population, Shares
 
 cmaes = pytest.importorskip("cmaes")
@@ -38,3 +39,10 @@ def test_draws_from_the_distribution_it_has_learned() -> None:
     drawn = algorithm.ask(Population(first, torch.zeros(6000, 1), {}, known), torch.Generator().manual_seed(1))[0]
     assert torch.allclose(drawn.double().mean(0), mean, atol=0.01)
     assert torch.allclose(drawn.double().T.cov() / 0.01, covariance, atol=0.1)
+
+
+def test_refuses_a_population_of_one_and_no_step() -> None:
+    with pytest.raises(EvopruneError, match="population of 2 at least, not 1"):
+        CMAES(Shares(3), 1)
+    with pytest.raises(EvopruneError, match="sigma must be above 0, not 0"):
+        CMAES(Shares(3), 4, sigma=0.0)

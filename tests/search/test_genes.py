@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evoprune.core import EvopruneError
 from evoprune.search import BudgetedBits, Genes, Population, Shares, share_budget
 from evoprune.search.self_adaptation import adapted, trades
 
@@ -223,3 +224,23 @@ def test_a_child_has_half_of_its_genes_from_each_parent(genes: Genes) -> None:
     child = genes.breed(given_, torch.tensor([0]), torch.tensor([1]), rng(1))[0][0]
     apart = given_.genomes[0] != given_.genomes[1]
     assert 0.4 < float((child == given_.genomes[0])[apart].double().mean()) < 0.6
+
+
+# -- what is refused ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [3, COUNT + 1])
+def test_an_impossible_budget_is_refused(keep: int) -> None:
+    with pytest.raises(EvopruneError, match=r"keep must be between one weight a layer \(4\) and all of them \(58\)"):
+        dense(keep)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_mutation_rate_outside_is_refused(rate: float) -> None:
+    with pytest.raises(EvopruneError, match="mutation_rate must be at least 0 and below 1"):
+        dense(20, mutation_rate=rate)
+
+
+def test_wrong_shares_are_refused() -> None:
+    with pytest.raises(EvopruneError, match="lowest must be between 0 and 1, not 0"):
+        Shares(3, lowest=0.0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from evoprune.core import EvopruneError
 from evoprune.search import ALGORITHMS, CMAES, BudgetedBits, EvoPress, Shares, make_algorithm
 
 BITS = BudgetedBits((4, 4), 4, torch.ones(8, dtype=torch.bool))
@@ -22,3 +24,5 @@ def test_an_entry_says_what_it_evolves_and_which_rates_it_takes() -> None:
     assert ALGORITHMS["ga"].evolves([BudgetedBits, Shares])
     assert not ALGORITHMS["cmaes"].evolves([BudgetedBits])
     assert ALGORITHMS["ga"].rates == ("crossover_rate",)
+    with pytest.raises(EvopruneError, match="rate must be above 0 and at most 1, not 0"):
+        make_algorithm("pbil", BITS, 6, rate=0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evoprune.core import Evaluator, said, weight_of
+from evoprune.core import Evaluator, EvopruneError, said, weight_of
 from evoprune.evaluation.graph import UnsplittableError, split_model
 from evoprune.evaluation.graph_runner import GraphRunner
 from evoprune.evaluation.memory import bytes_of
@@ -53,8 +53,13 @@ def make_evaluator(
             with float32 on some samples; convolutions then run channels-last.
 
     Raises:
-        EvopruneError: an unknown layer, or a score that does not fit the model.
+        EvopruneError: an unknown method or layer, or a score that does not fit the model.
     """
+    unknown = set(ways) - set(WAYS)
+    if unknown:
+        raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
+    if memory_mb < 1:
+        raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     score = as_score(score)
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:

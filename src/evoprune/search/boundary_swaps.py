@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population
 from evoprune.search.genes import Proposal
 from evoprune.search.random_bits import coin_flips
@@ -43,6 +44,8 @@ class BoundarySwaps:
 
     def __post_init__(self) -> None:
         assert self.start.shape == self.ranks.shape == (self.length,)
+        if not (0 < self.reach <= 1 and 0 < self.swap_rate <= 1):
+            raise EvopruneError(f"reach {self.reach:g} and swap_rate {self.swap_rate:g} must be above 0, 1 at most")
 
     @property
     def length(self) -> int:

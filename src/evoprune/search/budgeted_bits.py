@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population
 from evoprune.search.blocks import Block, blocks
 from evoprune.search.budget import share_budget
@@ -55,7 +56,13 @@ class BudgetedBits:
     def __post_init__(self) -> None:
         assert self.start.shape == (self.length,)
         assert self.priority is None or self.priority.shape == (self.length,)
-        assert len(self.sizes) <= self.keep <= self.length
+        if not len(self.sizes) <= self.keep <= self.length:
+            raise EvopruneError(
+                f"keep must be between one weight a layer ({len(self.sizes)}) and all of them ({self.length}),"
+                f" not {self.keep}"
+            )
+        if not 0 <= self.mutation_rate < 1:
+            raise EvopruneError(f"mutation_rate must be at least 0 and below 1, not {self.mutation_rate:g}")
 
     @property
     def length(self) -> int:

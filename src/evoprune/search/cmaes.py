@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.genes import Genes, Proposal
 from evoprune.search.selection import best
@@ -38,6 +39,12 @@ class CMAES(Algorithm):
     genes: Genes
     size: int = 12
     sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise EvopruneError(f"cmaes needs a population of 2 at least, not {self.size}")
+        if not self.sigma > 0:
+            raise EvopruneError(f"sigma must be above 0, not {self.sigma:g}")
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P draws; the first of all is the start, all zero."""

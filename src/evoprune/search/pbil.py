@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Algorithm, Population, lexicographic_order
 from evoprune.search.budgeted_bits import BudgetedBits
 from evoprune.search.genes import Proposal
@@ -34,6 +35,10 @@ class PBIL(Algorithm):
     genes: BudgetedBits
     size: int = 24
     rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise EvopruneError(f"rate must be above 0 and at most 1, not {self.rate:g}")
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
         """P genomes drawn from the chances."""

@@ -66,5 +66,8 @@ def make_algorithm(name: str, genes: Genes, size: int, **rates: Any) -> Algorith
         genes: what genomes are made of; one of the kinds that the algorithm can evolve.
         size: P.
         rates: options of that algorithm, of those that its entry names.
+
+    Raises:
+        EvopruneError: an option is out of its range.
     """
     return ALGORITHMS[name].kind(genes, size, **rates)

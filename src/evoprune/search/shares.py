@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evoprune.core import EvopruneError
 from evoprune.search.algorithm import Population
 from evoprune.search.genes import Proposal
 from evoprune.search.random_bits import coin_flips
@@ -36,6 +37,10 @@ class Shares:
     step: float = 0.5
     free_total: bool = False
     lowest: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest < 1:
+            raise EvopruneError(f"lowest must be between 0 and 1, not {self.lowest:g}")
 
     @property
     def length(self) -> int:
