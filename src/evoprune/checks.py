@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, few, forked_rng, resolve_layers, said, weight_of
-from evoprune.evaluation.moments import has_moments
+from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
-from evoprune.scoring import Accuracy, device_of, watch_inputs
+from evoprune.scoring import Accuracy, device_of
 from evoprune.surgery import batch_norms
 from evoprune.training import Loss, TensorSource, in_float32
 
@@ -84,12 +84,7 @@ def check_guidance(task: Task, settings: Settings) -> None:
         )
     layers = resolve_layers(task.layers, settings.layers)
     if settings.guidance == "none" and settings.preset == "default" and task.samples is not None:
-        seen: set[str] = set()
-        names = {layer.name for layer in layers}
-        watch_inputs(
-            task.model, task.samples[0][:2], lambda name, module: name in names and has_moments(module),
-            lambda name, *_: seen.add(name),
-        )  # fmt: skip
+        seen = layers_seen(task.model, [layer.name for layer in layers], task.samples[0][:2])
         blind = [layer for layer in layers if layer.name not in seen]
         share = sum(layer.size for layer in blind) / sum(layer.size for layer in layers)
         if share > NEGLIGIBLE:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evoprune.core import generator
 from evoprune.scoring import watch_inputs
 
-__all__ = ["has_moments", "layer_moments"]
+__all__ = ["layer_moments", "layers_seen"]
 
 ROWS_AN_INPUT, FEWEST_ROWS = 64, 100_000
 """Positions of images that a moment is measured on: so many for each input of a unit, all together at least these."""
@@ -45,8 +45,17 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor) -> dic
             rows, weight = _rows(module, part.float(), len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
 
-    watch_inputs(model, inputs, lambda name, module: name in wanted and has_moments(module), add)
+    watch_inputs(model, inputs, lambda name, module: name in wanted and _supported(module), add)
     return {name: moment.cpu() for name, moment in moments.items()}
+
+
+def layers_seen(model: nn.Module, names: Iterable[str], inputs: Tensor) -> set[str]:
+    """Those of `names` that `layer_moments` would say something of, for a few `inputs` (N, ...) or for many."""
+    wanted, seen = set(names), set[str]()
+    watch_inputs(
+        model, inputs, lambda name, module: name in wanted and _supported(module), lambda name, *_: seen.add(name)
+    )
+    return seen
 
 
 def _sample_bytes(module: nn.Module, given: Tensor) -> int:
@@ -55,8 +64,7 @@ def _sample_bytes(module: nn.Module, given: Tensor) -> int:
     return max(1, 4 * kernel * given[0].numel())
 
 
-def has_moments(module: nn.Module) -> bool:
-    """Whether `layer_moments` can say something of a layer of this kind."""
+def _supported(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         fits = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
     else:

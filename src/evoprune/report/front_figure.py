@@ -33,10 +33,9 @@ def front(run: Run) -> Front | None:
     points = [] if run.result is None else [point for point in run.result.front if point.folder]
     if run.result is None or not points:
         return None
-    picked = None
-    if not run.tuned_later:
-        close = [isclose(point.sparsity, run.result.pruned.sparsity) for point in points]
-        picked = close.index(True) if True in close else None
+    pruned = run.result.pruned
+    same = (index for index, point in enumerate(points) if isclose(point.sparsity, pruned.sparsity))
+    picked = None if run.tuned_later else next(same, None)
     return Front([point.sparsity for point in points], [point.score for point in points], picked)
 
 

@@ -40,11 +40,17 @@ class Journal:
                 f"{path} has lost events that the run had; put it back, or prune again with --overwrite"
             )
         read_journal(path, keep_bytes)  # so that damage is found before more is appended
+        self._cut(keep_bytes)
+
+    def _cut(self, keep_bytes: int) -> None:
+        if self.path is None:
+            return
         try:
-            with path.open("ab") as file:
+            with self.path.open("ab") as file:
                 file.truncate(keep_bytes)
         except OSError as error:
-            raise EvopruneError(f"cannot write the journal {path}: {error.strerror or error}") from error
+            raise EvopruneError(f"cannot write the journal {self.path}: {error.strerror or error}") from error
+        self.bytes = keep_bytes
 
     @classmethod
     def reopen(cls, path: Path) -> Journal:
@@ -61,9 +67,7 @@ class Journal:
         try:
             yield
         except BaseException:
-            if self.path is not None:
-                os.truncate(self.path, before)
-                self.bytes = before
+            self._cut(before)
             raise
 
     def append(self, event: dict[str, Any]) -> None:

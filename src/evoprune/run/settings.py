@@ -15,17 +15,8 @@ from evoprune.training import Optimizer, Precision, Recipe
 from evoprune.zoo import BUILT_IN
 
 __all__ = [
-    "PRESETS",
-    "AlgorithmName",
-    "BudgetName",
-    "DeviceName",
-    "GuidanceName",
-    "PresetName",
-    "Settings",
-    "SpaceName",
-    "TuningSchedule",
-    "make_settings",
-    "parse_duration",
+    "PRESETS", "AlgorithmName", "BudgetName", "DeviceName", "GuidanceName", "PresetName", "Settings", "SpaceName",
+    "TuningSchedule", "make_settings", "parse_duration",
 ]  # fmt: skip
 
 SpaceName = Literal["weights", "allocation", "mixture", "training"]
