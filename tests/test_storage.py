@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,15 @@ def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
     assert finite(content) == {"a": [None, None, 1.5, 2], "b": [None, "text", None, True]}
     write_json(tmp_path / "x.json", content)
     assert json.loads((tmp_path / "x.json").read_text())["a"] == [None, None, 1.5, 2]
+
+
+def test_the_file_and_the_folder_that_names_it_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), sorted(path.name for path in tmp_path.iterdir())))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_atomic(tmp_path / "x", b"content")
+    assert synced == [(False, [f".x.{os.getpid()}.tmp"]), (True, ["x"])]

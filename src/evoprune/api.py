@@ -123,6 +123,7 @@ def prune(
     """
     _check_model(model)
     score = as_score(score)
+    settings = {name: value for name, value in settings.items() if value is not None}  # None leaves the default
     chosen = _chosen(model, score, train, test, loss, layers, settings)
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -139,7 +140,7 @@ def _chosen(
     layers: str | Iterable[str] | None, given: dict[str, Any],
 ) -> Settings:  # fmt: skip
     """The settings of a run from Python: what was given, completed."""
-    if named := sorted(name for name in NAMED_ONLY if given.get(name) is not None):
+    if named := sorted(name for name in NAMED_ONLY if name in given):
         raise EvopruneError(f"{named[0]} is nothing that `prune` takes: give the model and the score themselves")
     names = [layers] if isinstance(layers, str) else layers
     if names is not None and not isinstance(names, Iterable):

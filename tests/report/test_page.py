@@ -180,3 +180,11 @@ def test_a_report_that_cannot_be_written_says_where(run_dir):
     (run_dir / "figures").write_text("in the way")
     with pytest.raises(EvopruneError, match=r"cannot write .*figures"):
         write_report(run_dir)
+
+
+@pytest.mark.parametrize(("above", "said"), [(0.0, "met"), (1e-9, "not met")])
+def test_a_floor_is_met_by_the_score_itself(run_dir, above, said):
+    score = json.loads((run_dir / "result.json").read_text())["pruned"]["val_score"]
+    change(run_dir, "config.json", floor=score + above)
+    change(run_dir, "result.json", floor=score + above)
+    assert [tile.value for tile in headline(read_run(run_dir)) if tile.label.startswith("Floor")] == [said]

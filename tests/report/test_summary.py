@@ -42,6 +42,8 @@ def test_summary(result):
     text = "\n".join(summary_lines(result))
     assert "98.86 % dense, 98.01 % pruned (0.85 points lower)" in text
     assert "90.00 % on validation: met" in text
+    result["floor"] = result["pruned"]["val_score"]
+    assert "on validation: met" in "\n".join(summary_lines(result))
     result["floor"] = 0.99
     assert "99.00 % on validation: NOT met" in "\n".join(summary_lines(result))
 

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evoprune.core import Layer, prunable_layers
+from evoprune.evaluation import Costs
 from evoprune.run import make_settings
 from evoprune.run.schedule import Outcome, Stage, is_hopeless, next_stage
 from evoprune.zoo import load_model
 
 LAYERS = [Layer("a", "Linear", (40, 50)), Layer("b", "Linear", (10, 40))]
 TOO_MANY = 200
+MOST = Costs.of_weights([layer.size for layer in LAYERS]).most
 
 
 def play(
@@ -92,6 +94,7 @@ def test_a_floor_that_fails_is_tried_between_and_ends() -> None:
     assert failed
     assert max(accepted) <= 0.9 < min(failed)
     first_failure = history.index(next(outcome for outcome in history if not outcome.accepted))
+    assert len(targets(stages)) > first_failure + 1
     for outcome in history[first_failure + 1 : len(targets(stages))]:
         assert history[first_failure - 1].target < outcome.target < history[first_failure].target
     assert stages[-1].layers == ()
@@ -110,6 +113,12 @@ def test_the_ladder_always_ends_near_what_the_model_can_bear(
     assert all(outcome.target <= limit for outcome in history if outcome.accepted and stages)
     assert all(0 <= stage.target <= 1 for stage in stages)
     assert len(targets(stages)) == len(set(targets(stages)))
+    if len(accepted) == len(history):
+        assert accepted[-1] == (MOST if sparsity is None else sparsity)
+    elif accepted:
+        assert 1 - limit >= 0.5 * (1 - accepted[-1])
+    else:
+        assert limit < 0.2
     if trainable and accepted:
         assert history[-1].polished or any(o.polished and o.target == accepted[-1] for o in history)
     if not trainable:

@@ -209,3 +209,57 @@ def test_the_second_pass_of_the_original_starts_from_the_populations_of_the_firs
     stages = original(passes=[0.9, 1.0], generations=3)
     for first, second in zip(stages[:2], stages[2:], strict=True):
         assert round(first[-1]["best"]["sparsity"], 6) in second[0]["candidates"]["sparsity"]
+
+
+def test_guidance_hears_how_long_ago_a_weight_went_and_how_thin_a_layer_may_become(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard, advise = [], searching.advise
+
+    def watched(*given: Any) -> Any:
+        _, _, _, masks, left, _, smallest = given[:7]
+        numbers = torch.cat([number[~masks[name]] for name, number in left.items()])
+        heard.append((sorted(set(numbers.tolist())), smallest))
+        assert not any(left[name][mask].any() for name, mask in masks.items())
+        return advise(*given)
+
+    monkeypatch.setattr(searching, "advise", watched)
+    pruned(passes=[0.25, 0.5, 0.75], guidance="gradient", space="weights")
+    assert [numbers for numbers, _ in heard] == [[], [1], [1, 2]]
+    assert [smallest for _, smallest in heard] == pytest.approx([0.3 * kept for kept in (3 / 4, 2 / 3, 1 / 2)])
+
+
+def half_as_good(model: nn.Module) -> float:
+    """0.5 of the dense model's score, and a little for what is left in the first row."""
+    zeros = weight_of(model, "0") == 0
+    return 0.5 - 0.01 * int(zeros[0].sum()) if zeros.any() else 1.0
+
+
+def generations_of_the_original(**options: Any) -> list[dict[str, Any]]:
+    """Each generation of a search by the original preset, in one layer of a net."""
+    events: list[dict[str, Any]] = []
+    options = {"floor": 0.0, "population": 6, "generations": 4, "threads": 1, "listener": events.append} | options
+    evoprune.prune(net(), half_as_good, preset="original", layers=["0"], **options)
+    return [event for event in events if event["event"] == "generation"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_original_ends_with_the_fittest_of_all_candidates(alpha: float) -> None:
+    generations, fittest = generations_of_the_original(alpha=alpha), 0.0
+    for event in generations:
+        found, best = event["candidates"], event["best"]
+        pairs = zip(found["sparsity"], found["score"], strict=True)
+        fittest = max([fittest, *(alpha * sparsity + (1 - alpha) * score for sparsity, score in pairs)])
+        assert best["fitness"] == pytest.approx(fittest, abs=1e-5)
+        assert alpha * best["sparsity"] + (1 - alpha) * best["score"] == pytest.approx(fittest, abs=1e-5)
+
+
+def test_the_original_thinks_nothing_of_candidates_below_its_floor() -> None:
+    assert {event["best"]["fitness"] for event in generations_of_the_original(floor=0.6)} == {0.0}
+    assert all(event["best"]["fitness"] > 0 for event in generations_of_the_original(floor=0.0))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_the_original_begins_as_sparse_as_it_is_told(share: float) -> None:
+    first = generations_of_the_original(initial_sparsity=share)[0]["candidates"]["sparsity"]
+    assert sum(first) / len(first) == pytest.approx(share, abs=0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -456,3 +456,16 @@ def test_the_crossover_rate_is_the_share_of_children_with_two_parents(
 def test_the_better_of_two_is_the_parent() -> None:
     won = tournament(torch.tensor([2, 0, 1]), (9000,), rng()).bincount().double() / 9000
     assert won.tolist() == pytest.approx([3 / 9, 1 / 9, 5 / 9], abs=0.02)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_pbil_learns_from_the_better_half_alone(later: bool) -> None:
+    """The two best genomes have the first bits, the others the last."""
+    first = torch.arange(10) < 5
+    genomes = torch.stack([~first, first, first, ~first])
+    candidates = Population(genomes, torch.tensor([[0.0], [1.0], [1.0], [0.0]]), {})
+    pbil = PBIL(budgeted((10,), 5), size=4, rate=0.5)
+    before = replace(candidates, state={"chances": torch.full((10,), 0.5)}) if later else None
+    chances = pbil.tell(before, candidates).state["chances"]
+    expected = torch.where(first, 0.75, 0.25)
+    torch.testing.assert_close(chances, expected)

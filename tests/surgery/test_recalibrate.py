@@ -63,3 +63,10 @@ def test_a_model_that_breaks_keeps_its_momentum() -> None:
         recalibrate(net, torch.zeros(4, 2, 5, 5))
     assert [norm.momentum for norm in batch_norms(net)] == [0.1, 0.1, 0.3]
     assert net.training
+
+
+def test_the_inputs_stay_as_they_are_where_the_model_changes_its_own() -> None:
+    given = inputs()
+    before = given.clone()
+    recalibrate(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1)), given)
+    assert torch.equal(given, before)

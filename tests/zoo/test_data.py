@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from evoprune.core import EvopruneError
-from evoprune.zoo import Data, check_data_fits, load_data
+from evoprune.zoo import Data, check_data_fits, data, load_data
 from evoprune.zoo.data import stratified_cut
+from evoprune.zoo.images import Images
 
 from .conftest import WriteSplit
 
@@ -144,3 +145,12 @@ def test_models_that_do_not_fit(model: nn.Module, message: str, tiny: Data) -> N
 
 def test_black_is_what_a_black_pixel_becomes(sample: Data) -> None:
     assert float(sample.black) == pytest.approx(float(sample.train.inputs.min()), abs=1e-5)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(39_992, 4999), (60_000, 5000)])
+def test_no_more_than_5000_images_are_held_out(monkeypatch: pytest.MonkeyPatch, count: int, held_out: int) -> None:
+    pixels = (torch.arange(count) % 256).to(torch.uint8).view(-1, 1, 1, 1)
+    images = Images(pixels, (torch.arange(count) % 10), 10)
+    monkeypatch.setattr(data, "_read", lambda name: (name, images, images))
+    found = load_data("many")
+    assert (len(found.train), len(found.val)) == (count - held_out, held_out)

@@ -62,8 +62,8 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             inputs = _scaled(images, recipe, epoch)
-            teacher_logits = cached if teacher is not None and loss is None else None
-            if teacher is not None and loss is None and cached is None:
+            teacher_logits = cached if teacher is not None else None
+            if teacher is not None and cached is None:
                 with torch.no_grad(), recipe.autocast(device):
                     # At full size, which it knows; and either model may change its inputs in place.
                     teacher_logits = teacher(images.clone()).float()
