@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import evoprune
-from evoprune import EvopruneError, api
+from evoprune import EvopruneError, api, tasks
 from evoprune.core import generator
 from evoprune.report import write_report
 from evoprune.run import Runner
@@ -1137,6 +1137,20 @@ def test_outputs_come_to_an_own_loss_in_float32() -> None:
     assert seen == {torch.float32}
 
 
+def test_a_model_in_double_precision_has_a_loss_in_it() -> None:
+    """Whose gradients PyTorch computes between tensors of one kind only."""
+    net, _, train = regression()
+    inputs, targets = (tensor.double() for tensor in train)
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return -float(nn.functional.mse_loss(candidate(inputs), targets))
+
+    for guidance in ("magnitude", "gradient"):
+        options = {"loss": nn.functional.mse_loss, "guidance": guidance, "space": "weights"}
+        consistent(quick(net.double(), score, (inputs, targets), **options))
+
+
 def test_a_loss_that_changes_its_targets_changes_no_data() -> None:
     net, score, train = regression()
     batches = [(inputs.clone(), targets.clone()) for inputs, targets in zip(*(t.split(64) for t in train), strict=True)]
@@ -1398,6 +1412,17 @@ def test_every_size_that_images_will_have_is_tried_first(guidance: str) -> None:
         quick(bad, evoprune.accuracy(train), train, first_size=8, final_epochs=4, guidance=guidance)
 
 
+def test_every_size_of_a_later_fine_tuning_is_tried_first(tmp_path: Path) -> None:
+    inputs = torch.rand(8, 1, 16, 16)
+    train = inputs, torch.arange(8) % 2
+    bad = nn.Sequential(nn.PixelUnshuffle(8), nn.Conv2d(64, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    quick(bad, evoprune.accuracy(train), train, first_size=8, final_epochs=3, out=tmp_path)
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    with pytest.raises(EvopruneError, match="--first-size 8: the model does not take images of 12 pixels a side"):
+        evoprune.finetune(tmp_path, 4, model=bad, score=evoprune.accuracy(train), train=train)
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+
+
 WARNS = """
 import torch, evoprune
 net = torch.nn.Linear(4, 2)
@@ -1554,3 +1579,65 @@ def test_in_inference_mode_it_is_trained_all_the_same() -> None:
 def test_the_size_on_disk_is_that_of_all_that_the_model_holds() -> None:
     side = quick(model()).summary["pruned"]
     assert side["file_bytes"] == pytest.approx(len(save(dict(model().state_dict()))), abs=50)
+
+
+def test_guidance_looks_at_samples_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without training data, at those of the score, which may be in the order of their classes."""
+    monkeypatch.setattr(tasks, "SAMPLES", 10)
+    inputs = torch.arange(25.0)[:, None]
+    score = evoprune.accuracy((inputs, torch.arange(25) // 5))
+    task = tasks.given_task(nn.Linear(1, 5), score, None, None, api.make_settings(model="m"))
+    assert task.samples is not None
+    assert task.samples[0].flatten().tolist() == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22]
+    assert task.samples[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_where_nothing_is_fine_tuned_no_teacher_is_asked() -> None:
+    """Training data may be there for guidance alone; the outputs of this model no teacher's loss could take."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(inputs), inputs
+
+    consistent(quick(Pair(), lambda net: margin(net.inner), finetune_epochs=0, final_epochs=0))  # type: ignore[arg-type]
+
+
+def test_a_model_on_several_devices_is_one_line() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.Linear(4, 2, device="meta"))
+    with pytest.raises(EvopruneError, match=r"on several devices \(cpu, meta\)"):
+        quick(net)
+
+
+def test_a_gpu_by_its_number_is_for_the_model_to_name() -> None:
+    with pytest.raises(EvopruneError, match="device cuda:1: move the model there"):
+        quick(model(), device=torch.device("cuda:1"))
+
+
+def test_a_weight_that_is_a_buffer_is_not_computed_from_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.loss = model(), nn.CrossEntropyLoss(weight=torch.ones(2))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.inner(inputs)  # type: ignore[no-any-return]
+
+    consistent(quick(Weighted()))
+    assert "left out" not in caplog.text
+
+
+def test_a_layer_without_any_weight_is_no_layer_to_prune() -> None:
+    net = model().append(nn.Identity())
+    net[-1].off = nn.Embedding(0, 8)
+    consistent(quick(net))
+
+
+def test_settings_that_would_mean_nothing_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    quick(model(), train=None, final_schedule="constant", finetune_schedule="cosine")
+    assert "final_epochs, final_schedule, finetune_epochs, finetune_schedule" in caplog.text
+    with pytest.raises(EvopruneError, match="--memory-mb belongs to a search"):
+        quick(model(), guidance="gradient", population=None, generations=None, memory_mb=100)

@@ -529,6 +529,35 @@ def test_a_model_of_ones_own(evoprune: Command, digits: Path, tmp_path: Path, mo
     assert Path("runs/own_model-tiny/result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("forward", "after", "words"),
+    [
+        ("outputs = self.inner(x); return (outputs, outputs) if self.training else outputs", "", "gives a tuple"),
+        ("return self.inner(x)", ".requires_grad_(False)", "no parameter of the model can be trained"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_found_before_the_search(
+    forward: str, after: str, words: str, evoprune: Command, digits: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "untrained.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+        f"    def forward(self, x): {forward}\n"
+        "def make():\n"
+        f"    return Net(){after}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "untrained", raising=False)
+    ran = evoprune("prune", "untrained:make", "--data", digits, "--out", "run", *TINY)
+    assert (ran.code, words in ran.err) == (2, True), ran.err
+    assert not Path("run").exists()
+
+
 def test_help_and_version_of_the_installed_command() -> None:
     ran = subprocess.run([sys.executable, "-m", "evoprune"], capture_output=True, text=True, check=True)
     for command in ("prune", "finetune", "resume", "eval", "report", "layers", "train"):

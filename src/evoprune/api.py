@@ -68,8 +68,8 @@ NAMED_ONLY = {
 }  # fmt: skip
 """Settings that `prune` does not take: it is given objects."""
 ONLY_TUNING = (
-    "batch_size", "cutout", "distill", "final_epochs", "finetune_epochs", "first_size", "flip", "label_smoothing",
-    "learning_rate", "optimizer", "shift", "train_precision", "weight_decay",
+    "batch_size", "cutout", "distill", "final_epochs", "final_schedule", "finetune_epochs", "finetune_schedule",
+    "first_size", "flip", "label_smoothing", "learning_rate", "optimizer", "shift", "train_precision", "weight_decay",
 )  # fmt: skip
 """Settings that mean nothing without training data."""
 UNTUNED_GENERATIONS = 40
@@ -158,6 +158,8 @@ def _chosen(
         if given.get("guidance") == "gradient":
             defaults["space"] = "allocation"  # without training nothing can tighten in it
     if isinstance(device := given.get("device"), torch.device):
+        if device.index and device != device_of(model):
+            raise EvopruneError(f"device {device}: move the model there with model.to(...), and leave `device` out")
         given = given | {"device": "auto" if device == device_of(model) else device.type}
     chosen = make_settings(layers=list(names) if names is not None else None, **(defaults | given))
     if chosen.tightens and train is None:
@@ -178,6 +180,8 @@ def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     check_initialized(model)
+    if len(places := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
+        raise EvopruneError(f"the model is on several devices ({', '.join(places)}); move it to one: model.to(...)")
 
 
 def _warn_of_defaults(score: Score, train: Any, loss: Loss | None, given: dict[str, Any], chosen: Settings) -> None:
@@ -320,6 +324,8 @@ def finetune(
         task, settings = _again(settings, weights, folder.dense, model, score, train, test, loss)
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
+        if settings.first_size and task.samples is not None:
+            check_size_fits(task.model, task.samples[0], [settings.recipe(epochs, "cosine")])
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
         dense = copy.deepcopy(task.model)
         dense.eval()

@@ -17,7 +17,7 @@ from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, device_of
 from evoprune.surgery import batch_norms
-from evoprune.training import Loss, TensorSource, in_float32
+from evoprune.training import Loss, TensorSource, at_least_float32
 
 __all__ = [
     "check_dense", "check_guidance", "check_recalibration", "check_state", "check_training", "copied",
@@ -149,7 +149,7 @@ def check_training(task: Task, settings: Settings) -> None:
             forked_rng(device),
             settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
         ):
-            outputs = in_float32(tried(samples[0][:2].to(device, copy=True)))
+            outputs = at_least_float32(tried(samples[0][:2].to(device, copy=True)))
         if classifies:
             loss = _cross_entropy(outputs, samples[1][:2])
         elif has_loss and own is not None:
@@ -216,7 +216,7 @@ def warn_of_what_stays(model: nn.Module) -> None:
     computed = [
         name
         for name, module in model.named_modules()
-        if "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor)
+        if "weight" not in module._parameters | module._buffers and isinstance(getattr(module, "weight", None), Tensor)
     ]
     if computed:
         log.warning(

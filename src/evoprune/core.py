@@ -135,7 +135,9 @@ def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]
     layers, seen, prefix = [], set(), prefix_of(model)
     for name, module in model.named_modules():
         weight = None if isinstance(module, torch.jit.ScriptModule) else module._parameters.get("weight")
-        if weight is None or id(weight) in seen or not (weight.dim() >= 2 or (include_norm and _is_norm(module))):
+        if weight is None or weight.numel() == 0 or id(weight) in seen:
+            continue
+        if weight.dim() < 2 and not (include_norm and _is_norm(module)):
             continue
         seen.add(id(weight))
         layers.append(Layer(name.removeprefix(prefix), type(module).__name__, tuple(weight.shape)))

@@ -54,7 +54,9 @@ def given_task(
     if source is not None:
         samples = first_samples(source, SAMPLES)
     elif isinstance(score, DataScore):
-        samples = (score.inputs[:SAMPLES].cpu(), score.targets[:SAMPLES].cpu())
+        count = min(SAMPLES, score.samples)
+        spread = torch.arange(count) * score.samples // count  # the first ones may all be of a few classes
+        samples = (score.inputs[spread].cpu(), score.targets[spread].cpu())
     layers = prunable_layers(model, settings.include_norm)
     if settings.augmentation and source is not None:
         if not isinstance(source, TensorSource):
@@ -116,6 +118,7 @@ def named_task(
         first_samples(train, SAMPLES),
         Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
     )
+    check_training(task, settings)
     used = {
         "data": name if name in DATA_NAMES else str(Path(name).resolve()),
         "data_digest": settings.data_digest or digest,

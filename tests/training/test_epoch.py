@@ -183,6 +183,15 @@ def test_the_loss_is_smoothed_and_shared_with_the_teacher_as_the_recipe_says() -
     torch.testing.assert_close(_loss(logits, targets, teacher, recipe), 0.75 * smoothed + 0.25 * 16 * apart)
 
 
+def test_a_teacher_has_the_same_share_where_each_pixel_is_classified() -> None:
+    rng, recipe = torch.Generator().manual_seed(0), Recipe(distill=0.5)
+    logits, teacher = torch.randn(2, 3, 4, 5, generator=rng), torch.randn(2, 3, 4, 5, generator=rng)
+    targets = torch.randint(3, (2, 4, 5), generator=rng)
+    flat, flat_teacher = (values.movedim(1, 3).reshape(-1, 3) for values in (logits, teacher))
+    expected = _loss(flat, targets.flatten(), flat_teacher, recipe)
+    torch.testing.assert_close(_loss(logits, targets, teacher, recipe), expected)
+
+
 def test_the_schedule_runs_through_the_steps_of_all_epochs() -> None:
     net, rates = model(), []
     recipe, source = Recipe(epochs=3, schedule="cosine"), TensorSource(*data(), 10)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evoprune.core import Layer, weight_of
 from evoprune.scoring import device_of, evaluating
-from evoprune.training import Loss, in_float32
+from evoprune.training import Loss, at_least_float32
 
 __all__ = ["gradient_effects"]
 
@@ -51,7 +51,7 @@ def gradient_effects(
         with evaluating(model), torch.enable_grad():
             for batch, labels in batches:
                 outputs = model(batch.to(device, copy=True))  # it may change them in place
-                value = loss(in_float32(outputs), labels.to(device, copy=True))
+                value = loss(at_least_float32(outputs), labels.to(device, copy=True))
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:

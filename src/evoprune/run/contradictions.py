@@ -21,7 +21,7 @@ NOT_ORIGINAL: dict[str, tuple[Any, str]] = {
 """What the original preset has no choice in: the value that it has, and what it does instead."""
 ONLY_ORIGINAL = ("alpha", "initial_sparsity")
 """Settings that the other presets do not read."""
-ONLY_SEARCH = ("algorithm", "population", "generations", "crossover_rate", "mutation_rate", "scoring")
+ONLY_SEARCH = ("algorithm", "population", "generations", "crossover_rate", "mutation_rate", "scoring", "memory_mb")
 NOT_YET = ("channels", "2:4")
 GENES: dict[str, tuple[type, ...]] = {
     "weights": (BudgetedBits,),

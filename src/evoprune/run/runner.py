@@ -29,7 +29,7 @@ from evoprune.scoring import DataScore
 from evoprune.search import Population
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate
-from evoprune.training import TensorSource, first_samples
+from evoprune.training import TensorSource, first_samples, set_memory_format
 
 __all__ = ["Listener", "Runner"]
 
@@ -61,10 +61,12 @@ class Runner:
         listener: Listener | None = None,
         resume: bool = False,
     ) -> None:
+        set_memory_format(task.model, torch.contiguous_format)  # as after fine-tuning, so in a resumed run as well
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers)
         self.costs = costs_of(task, settings)
-        self.teacher = copy.deepcopy(task.model) if task.train is not None and settings.distill else None
+        trains = task.train is not None and settings.finetune_epochs + settings.final_epochs > 0
+        self.teacher = copy.deepcopy(task.model) if trains and settings.distill else None
         if self.teacher is not None:
             self.teacher.eval()
             if isinstance(task.train, TensorSource):

@@ -15,7 +15,7 @@ from evoprune.core import EvopruneError, forked_rng, said
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
-__all__ = ["Loss", "in_float32", "train_epoch"]
+__all__ = ["Loss", "at_least_float32", "train_epoch"]
 
 Loss = Callable[[Any, Tensor], Tensor]
 """A model's outputs and the targets -> what training makes small, a tensor of one number."""
@@ -42,7 +42,7 @@ def train_epoch(
         epoch: counted from 0; with `recipe.epochs` it places the epoch in the schedule.
         rng: all randomness of the epoch (order, augmentation, dropout) comes from here.
         teacher: a model in eval mode whose logits are to be matched (Hinton et al. 2015).
-        loss: instead of cross-entropy, label smoothing and the teacher; the outputs come in float32.
+        loss: instead of cross-entropy, label smoothing and the teacher; the outputs come in float32 at least.
         after_step: called after every optimizer step with the number of epochs that are done, 2.5 in the middle of
             the third; for instance to keep pruned weights at zero.
 
@@ -76,7 +76,7 @@ def train_epoch(
                 raise EvopruneError(
                     f"the model cannot train on a batch of one sample: {said(error)}; give the loader drop_last=True"
                 ) from error
-            outputs = in_float32(outputs)
+            outputs = at_least_float32(outputs)
             value = _loss(outputs, targets, teacher_logits, recipe) if loss is None else loss(outputs, targets)
             optimizer.zero_grad()
             value.backward()
@@ -99,9 +99,13 @@ def _scaled(inputs: Tensor, recipe: Recipe, epoch: int) -> Tensor:
     return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
 
 
-def in_float32(outputs: Any) -> Any:
-    """A model's outputs, also in tuples and dicts, with all floating-point tensors in float32."""
-    return tree_map_only(Tensor, lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, outputs)
+def at_least_float32(outputs: Any) -> Any:
+    """A model's outputs, also in tuples and dicts, with all floating-point tensors in float32 at least."""
+
+    def at_least(leaf: Tensor) -> Tensor:
+        return leaf.float() if leaf.is_floating_point() and leaf.dtype.itemsize < 4 else leaf
+
+    return tree_map_only(Tensor, at_least, outputs)
 
 
 def _loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None, recipe: Recipe) -> Tensor:
@@ -113,7 +117,8 @@ def _loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None, recipe
 
 
 def _distillation(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || model) at temperature T, mean over the batch; both (B, C) logits."""
+    """T^2 * KL(teacher || model) at temperature T, mean over what cross-entropy is a mean over; both (B, C, ...)."""
     target = F.log_softmax(teacher_logits / temperature, dim=1)
     given = F.log_softmax(logits / temperature, dim=1)
-    return F.kl_div(given, target, reduction="batchmean", log_target=True) * temperature**2
+    places = math.prod(logits.shape[2:])  # pixels, say
+    return F.kl_div(given, target, reduction="batchmean", log_target=True) * temperature**2 / places
