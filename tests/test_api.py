@@ -1138,16 +1138,16 @@ def test_outputs_come_to_an_own_loss_in_float32() -> None:
 
 
 def test_a_model_in_double_precision_has_a_loss_in_it() -> None:
-    """Whose gradients PyTorch computes between tensors of one kind only."""
+    """The gradients of this one PyTorch computes between tensors of one kind only."""
     net, _, train = regression()
     inputs, targets = (tensor.double() for tensor in train)
 
     def score(candidate: nn.Module) -> float:
         with torch.no_grad():
-            return -float(nn.functional.mse_loss(candidate(inputs), targets))
+            return -float(nn.functional.huber_loss(candidate(inputs), targets))
 
     for guidance in ("magnitude", "gradient"):
-        options = {"loss": nn.functional.mse_loss, "guidance": guidance, "space": "weights"}
+        options = {"loss": nn.functional.huber_loss, "guidance": guidance, "space": "weights"}
         consistent(quick(net.double(), score, (inputs, targets), **options))
 
 

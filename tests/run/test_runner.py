@@ -96,3 +96,27 @@ def test_half_way_the_scores_since_the_last_short_epoch_decide(monkeypatch: pyte
     first = [event["val_score"] for event in events if event["event"] == "epoch" and event["stage"] == 0]
     assert len(first) == 4
     assert asked[0] == (first[1:], 0.89, 0.9)
+
+
+def test_a_search_sees_one_memory_layout_before_and_after_training() -> None:
+    """Else a resumed run would compute in another one than a run in one go, where the model came in another one."""
+    seen: list[bool] = []
+    searches: list[bool] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "generation":
+            searches.extend(seen)
+        seen.clear()
+
+    def score(model: nn.Module) -> float:
+        seen.append(weight_of(model, "0").is_contiguous())
+        return 1.0
+
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 2)).to(memory_format=torch.channels_last)
+    train = torch.rand(20, 2, 6, 6), torch.arange(20) % 2
+    result = evoprune.prune(
+        net, score, train=train, passes=[0.3, 0.6], finetune_epochs=1, final_epochs=0, listener=listen, **QUICK,
+        **search(),
+    )  # fmt: skip
+    assert searches == [True] * 8
+    assert weight_of(result.model, "0").is_contiguous(memory_format=torch.channels_last)
