@@ -13,6 +13,7 @@ from evoprune.core import (
     prunable_layers,
     resolve_layers,
     sparsity_of,
+    spread,
     strip_module_prefix,
     weight_of,
 )  # fmt: skip
@@ -110,3 +111,8 @@ def test_streams_leave_the_global_one_alone() -> None:
     before = torch.get_rng_state()
     generator(1, 2).initial_seed()
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("total", "count", "found"), [(7, 3, [0, 2, 4]), (3, 5, [0, 1, 2]), (4, 4, [0, 1, 2, 3])])
+def test_some_of_all_are_spread_evenly(total: int, count: int, found: list[int]) -> None:
+    assert spread(total, count).tolist() == found

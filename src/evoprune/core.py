@@ -24,7 +24,7 @@ from torch.nn.parameter import UninitializedParameter
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
     "check_initialized", "did_you_mean", "few", "forked_rng", "generator", "prefix_of", "prunable_layers",
-    "resolve_layers", "said", "sparsity_of", "strip_module_prefix", "weight_of",
+    "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -75,7 +75,7 @@ class Scores:
 
 
 class Evaluator(Protocol):
-    """Plans to scores. All give the reference's scores, in float32; candidates may be stopped early."""
+    """Plans to scores, those of the reference, or near them in bfloat16; candidates may be stopped early."""
 
     @property
     def samples(self) -> int:
@@ -95,6 +95,12 @@ class Evaluator(Protocol):
 def said(error: BaseException) -> str:
     """The kind of somebody else's error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+
+
+def spread(total: int, count: int) -> Tensor:
+    """Up to `count` of the numbers from 0 to `total` - 1, evenly spread and ascending, int64."""
+    count = min(count, total)
+    return torch.arange(count) * total // count
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.checks import check_state, check_training, warn_of_what_stays
-from evoprune.core import EvopruneError, prunable_layers, resolve_layers
+from evoprune.core import EvopruneError, prunable_layers, resolve_layers, spread
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
 from evoprune.storage import digest_of, read_tensors
@@ -54,9 +54,8 @@ def given_task(
     if source is not None:
         samples = first_samples(source, SAMPLES)
     elif isinstance(score, DataScore):
-        count = min(SAMPLES, score.samples)
-        spread = torch.arange(count) * score.samples // count  # the first ones may all be of a few classes
-        samples = (score.inputs[spread].cpu(), score.targets[spread].cpu())
+        some = spread(score.samples, SAMPLES)  # the first ones may all be of a few classes
+        samples = (score.inputs[some].cpu(), score.targets[some].cpu())
     layers = prunable_layers(model, settings.include_norm)
     if settings.augmentation and source is not None:
         if not isinstance(source, TensorSource):

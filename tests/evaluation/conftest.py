@@ -70,6 +70,15 @@ class BatchStatistics(nn.Module):
         return self.b(hidden - hidden.mean(0))
 
 
+class BatchMaximum(BatchStatistics):
+    """Mixes them by a number that one sample alone decides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        hidden = self.a(x)
+        return self.b(hidden / hidden.abs().max())
+
+
 class InputSize(nn.Module):
     """Takes the batch size from its input."""
 

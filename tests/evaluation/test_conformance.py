@@ -13,7 +13,7 @@ from evoprune.evaluation import WAYS, ReferenceEvaluator, SampledEvaluator, make
 from evoprune.evaluation.graph_runner import GraphRunner
 from evoprune.scoring import Accuracy, DataScore, Fidelity, NegativeLoss
 
-from .conftest import BatchStatistics, make_case
+from .conftest import BatchMaximum, BatchStatistics, make_case
 
 EXACT = WAYS[:3]
 """The ways that keep float32; bfloat16 has a tolerance of its own, see test_precision.py."""
@@ -114,8 +114,10 @@ def test_the_model_is_left_as_found(case: tuple[nn.Module, Tensor, Tensor], ways
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def test_a_model_that_mixes_samples_is_not_batched(caplog: pytest.LogCaptureFixture) -> None:
-    model, inputs = BatchStatistics(), torch.randn(40, 8)
+@pytest.mark.parametrize("make", [BatchStatistics, BatchMaximum])
+def test_a_model_that_mixes_samples_is_not_batched(make: type[nn.Module], caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model, inputs = make(), torch.randn(40, 8)
     evaluator = make_evaluator(model, Accuracy(inputs, torch.zeros(40).long()), ["a"])
     assert isinstance(evaluator, ReferenceEvaluator), "batches of another size would give other scores"
     assert [record.name for record in caplog.records] == ["evoprune"]
@@ -283,6 +285,24 @@ class Routed(nn.Module):
         return self.out(x.index_add(0, index, self.expert(x[index])))
 
 
+class RoutedByPlaces(Routed):
+    """Which ones are sent is found by `where`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        index = torch.where(self.a(x).argmax(1) == 1)[0]
+        return self.out(x.index_add(0, index, self.expert(x[index])))
+
+
+class RoutedByMask(Routed):
+    """They are picked by a mask."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        sent = self.a(x).argmax(1) == 1
+        return self.out(x.masked_scatter(sent[:, None], self.expert(x[sent])))
+
+
 class Squeezing(nn.Module):
     """Takes no batch of one sample."""
 
@@ -295,7 +315,7 @@ class Squeezing(nn.Module):
         return self.a(self.pool(x[:, None]).squeeze())
 
 
-@pytest.mark.parametrize("make", [Masked, Aliased, Routed, Squeezing])
+@pytest.mark.parametrize("make", [Masked, Aliased, Routed, RoutedByPlaces, RoutedByMask, Squeezing])
 def test_models_that_ask_for_trouble(make: type[nn.Module], caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     model, inputs = make().eval(), torch.randn(129, 8)
@@ -306,6 +326,26 @@ def test_models_that_ask_for_trouble(make: type[nn.Module], caplog: pytest.LogCa
     found, wanted = make_evaluator(model, score, layers)(plans), ReferenceEvaluator(model, score)(plans)
     torch.testing.assert_close(found.score, wanted.score, rtol=1e-4, atol=1e-5)
     assert len(caplog.records) == (make is not Squeezing)
+
+
+@pytest.mark.parametrize("make", [Routed, RoutedByPlaces, RoutedByMask])
+def test_candidates_that_pick_their_samples_are_no_batch(
+    make: type[nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where those that are tried pick equally many, so that nothing shows it."""
+    model, inputs = make().eval(), torch.randn(40, 8)
+    with torch.no_grad():
+        model.a.weight.zero_()
+    make_evaluator(model, NegativeLoss(inputs, torch.zeros(40).long()), ["a"])
+    assert "depends on the data" in caplog.text
+
+
+def test_the_reference_knows_the_dense_model() -> None:
+    model, inputs, targets = make_case("lenet")
+    plans = random_plans(model, ["9"])
+    assert float(ReferenceEvaluator(model, Fidelity(inputs, targets))(plans).score[0]) == pytest.approx(0, abs=1e-6)
+    sparse = {name: masks[1:] for name, masks in plans.items()}
+    assert ReferenceEvaluator(model, Fidelity(inputs, targets))(sparse).score.max() < -1e-3
 
 
 def test_who_just_reaches_the_floor_is_scored_to_the_end() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from evoprune.core import EvopruneError
 from evoprune.evaluation import ReferenceEvaluator, SampledEvaluator, make_evaluator
 from evoprune.evaluation.cache import SharedCache
+from evoprune.evaluation.sampled import Needs
 from evoprune.scoring import Accuracy
 
 from .conftest import make_case
@@ -103,3 +104,10 @@ def test_results_do_not_depend_on_what_was_scored_before() -> None:
     again = evaluator(plans, 0.5)
     assert torch.equal(first.score, again.score)
     assert torch.equal(first.loss, again.loss)
+
+
+def test_few_samples_at_a_time_where_each_takes_much_memory() -> None:
+    small, _, _ = evaluator_and_plans()
+    options = {"keep_shared": True, "racing": False, "together": True, "memory_mb": 64}
+    evaluator = SampledEvaluator(small.model, small.score, ["3"], small.runner, Needs(1 << 20, 1, 0.0), **options)
+    assert evaluator.chunk == 4  # four values of 4 MB for each sample

@@ -80,15 +80,45 @@ def test_each_candidate_has_its_own_weights_in_bfloat16(model: nn.Module, shape:
     torch.testing.assert_close(evaluator(plans).score, exact, rtol=0, atol=0.1 * float(exact.std()))
 
 
-def test_a_model_that_autocast_cannot_run_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Adding(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = super().forward(x)
-            return torch.zeros(x.shape[0], 4).index_add(1, torch.arange(4), hidden)
+class Adding(nn.Linear):
+    """Adds tensors of two kinds."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = super().forward(x)
+        return torch.zeros(x.shape[0], 4).index_add(1, torch.arange(4), hidden)
+
+
+class Leaving(nn.Linear):
+    """NumPy has no bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(super().forward(x).detach().numpy())
+
+
+@pytest.mark.parametrize("last", [Adding, Leaving])
+def test_a_model_that_autocast_cannot_run_stays_in_float32(
+    last: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(precision, "_computes_in_bfloat16", lambda _: True)
     monkeypatch.setattr(precision, "LEAST_FLOPS", 1.0)
-    model = nn.Sequential(nn.Linear(8, 8), Adding(8, 4))
+    model = nn.Sequential(nn.Linear(8, 8), last(8, 4))
     evaluator = make_evaluator(model, Accuracy(torch.randn(40, 8), torch.zeros(40).long()), ["0"])
     assert isinstance(evaluator, SampledEvaluator)
     assert evaluator.dtype == torch.float32
+
+
+def test_agreement_is_judged_by_samples_from_all_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hardest ones, with which racing begins, are wrong in any arithmetic."""
+    model, inputs, targets = make_case("lenet", 1000)
+    evaluator = make_evaluator(model, Accuracy(inputs, targets), ["9"])
+    assert isinstance(evaluator, SampledEvaluator)
+    shared, seen = evaluator._shared, []
+
+    def watched(rows: Tensor) -> object:
+        seen.append(rows)
+        return shared(rows)
+
+    monkeypatch.setattr(evaluator, "_shared", watched)
+    evaluator.sample_scores({"9": torch.ones(1, 4, 16, dtype=torch.bool)}, torch.float32)
+    assert [len(rows.unique()) for rows in seen] == [evaluator.chunk]
+    assert set(seen[0].diff().tolist()) <= {1000 // evaluator.chunk, 1000 // evaluator.chunk + 1}

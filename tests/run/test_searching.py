@@ -13,6 +13,7 @@ import evoprune
 from evoprune import EvopruneError
 from evoprune.core import Layer, Masks, Plans, Scores, prunable_layers, weight_of
 from evoprune.evaluation import make_evaluator
+from evoprune.guidance import learned
 from evoprune.guidance.learned import CANDIDATES
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.run import searching
@@ -189,6 +190,20 @@ def test_what_was_said_of_the_search_reaches_it(monkeypatch: pytest.MonkeyPatch)
     assert seen == {
         "name": "ga", "size": 5, "crossover_rate": 0.3, "mutation_rate": 0.01, "memory_mb": 77, "ways": ["batched"],
     }  # fmt: skip
+
+
+def test_all_who_score_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on a part of the samples, and those that guidance learns from."""
+    given: list[int] = []
+
+    def evaluator(*parts: Any, memory_mb: int, **options: Any) -> Any:
+        given.append(memory_mb)
+        return make_evaluator(*parts, memory_mb=memory_mb, **options)
+
+    monkeypatch.setattr(searching, "make_evaluator", evaluator)
+    monkeypatch.setattr(learned, "make_evaluator", evaluator)
+    pruned(passes=[0.5], algorithm="evopress", guidance="learned", memory_mb=90)
+    assert given == [90, 90, 30, 30, 30]
 
 
 def original(**options: Any) -> list[list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from evoprune.core import Evaluator, EvopruneError, said, weight_of
+from evoprune.core import Evaluator, EvopruneError, said, spread, weight_of
 from evoprune.evaluation.graph import UnsplittableError, split_model
 from evoprune.evaluation.graph_runner import GraphRunner
 from evoprune.evaluation.memory import bytes_of
@@ -100,17 +100,16 @@ def make_evaluator(
 
 def _some_inputs(score: DataScore) -> Tensor:
     """A few inputs, evenly spread, since the first ones may all be of a kind: unpadded, say, or of one class."""
-    return score.inputs[:: max(1, score.samples // CHECKED_SAMPLES)][:CHECKED_SAMPLES]
+    return score.inputs[spread(score.samples, CHECKED_SAMPLES)]
 
 
 def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
-    """Whether one sample less in a batch changes the outputs of the others.
+    """Whether the two halves of a batch have other outputs alone: a maximum, say, is missing in one of them.
 
     Where they are random, or of low precision, that cannot be told; `_compared` is left to see whether they agree.
     """
     inputs = _some_inputs(score).to(device_of(model))
-    fewer = len(inputs) - 1
-    if fewer < 2:
+    if len(inputs) < 4:
         return False
 
     def outputs(batch: Tensor) -> Tensor:
@@ -119,9 +118,10 @@ def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
         return cast(Tensor, found)
 
     with evaluating(model):
-        whole, again, part = outputs(inputs), outputs(inputs), outputs(inputs[:fewer])
+        whole, again = outputs(inputs), outputs(inputs)
+        halves = torch.cat([outputs(half) for half in inputs.tensor_split(2)])
     tells = whole.dtype in (torch.float32, torch.float64) and torch.equal(whole, again)
-    return tells and not torch.allclose(whole[:fewer], part, rtol=1e-3, atol=1e-4, equal_nan=True)
+    return tells and not torch.allclose(whole, halves, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner: BatchRunner) -> Needs:
@@ -148,6 +148,8 @@ def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner:
             # Twice from the same kept values: an operation in place must not have changed them.
             with FlopCounterMode(display=False) as counter:
                 got = [runner.outputs(weights, shared) for _ in range(2)]
+        except UnsplittableError:
+            raise
         except Exception as error:
             raise UnsplittableError(said(error)) from error
     for outputs in got:

@@ -89,7 +89,8 @@ def split_model(model: nn.Module, weights: set[int]) -> SplitGraph:
     for node in nodes:
         if _only_checks(node):
             continue
-        if node.op in CALLS and getattr(node.target, "__name__", node.target) in DATA_SHAPED:
+        places = node.target is torch.where and len(node.args) + len(node.kwargs) == 1  # the same as nonzero
+        if places or (node.op in CALLS and getattr(node.target, "__name__", node.target) in DATA_SHAPED):
             raise UnsplittableError(f"the shape of {node.name} depends on the data")
         if any(source in from_input for source in node.all_input_nodes):
             from_input.add(node)

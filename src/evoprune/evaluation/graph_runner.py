@@ -197,7 +197,10 @@ class GraphRunner:
                 x, y = run.values[a], run.values[b]
                 if b in self.split.from_input and isinstance(y, Tensor) and x.dim() == y.dim():
                     return ELEMENTWISE[node.target](x.unflatten(0, (run.candidates, -1)), y).flatten(0, 1)
-        return self._call(node, *map_arg((node.args, node.kwargs), value))
+        args, kwargs = map_arg((node.args, node.kwargs), value)
+        if node.target is operator.getitem and _picks_by_mask(args[1]):
+            raise UnsplittableError(f"the shape of {node.name} depends on the data")
+        return self._call(node, args, kwargs)
 
     def _call(self, node: Node, args: Any, kwargs: Any) -> Any:
         if node.op == "call_module":
@@ -207,6 +210,11 @@ class GraphRunner:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return self.split.attribute(str(node.target))
+
+
+def _picks_by_mask(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)
 
 
 ELEMENTWISE: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {

@@ -25,6 +25,8 @@ class ReferenceEvaluator:
 
     def __init__(self, model: nn.Module, score: Callable[[nn.Module], Any]) -> None:
         self.model, self.score = model, as_score(score)
+        if isinstance(self.score, DataScore):
+            self.score.bind(model)
 
     @property
     def samples(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Plans, Scores, weight_of
+from evoprune.core import EvopruneError, Plans, Scores, spread, weight_of
 from evoprune.evaluation.cache import SharedCache
 from evoprune.evaluation.memory import bytes_of, is_out_of_memory, reuse_freed_memory
 from evoprune.evaluation.reference import check_plans
@@ -92,7 +92,8 @@ class SampledEvaluator:
         self.sample_flops = needs.flops
         fitting = max(1, block // max(self.sample_bytes, 4 * needs.kept_numel))
         largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
-        self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, score.samples))
+        most = self.memory // (4 * self.sample_bytes)
+        self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, most, score.samples))
         self.block_rows = max(block // self.sample_bytes, self.chunk)
         self.dtype = torch.float32
         self.peak_bytes, self._too_large = 0, False
@@ -133,9 +134,9 @@ class SampledEvaluator:
         return {**plans, **{n: torch.ones(1, dtype=torch.bool).expand(candidates, *s) for n, s in shapes.items()}}
 
     def sample_scores(self, plans: Plans, dtype: torch.dtype) -> Tensor:
-        """(P,) scores on the first chunk of samples alone, in another arithmetic; nothing is kept."""
+        """(P,) scores on one chunk of samples from all over the data, in another arithmetic; nothing is kept."""
         before, self.dtype = self.dtype, dtype
-        rows = self.order[: self.chunk]
+        rows = spread(self.samples, self.chunk)  # the hardest ones alone would be wrong in any arithmetic
         try:
             with evaluating(self.model), self._arithmetic():
                 weights = candidate_weights(self.model, plans)

@@ -44,7 +44,7 @@ class Advice:
 
     Attributes:
         order: (G,) float32 in [0, 1), evenly spread in each layer: only the order inside a layer means something.
-        importance: (G,) float32, what can be compared between layers too, -1 where a weight is pruned at present;
+        importance: (G,) floats, what can be compared between layers too, -1 where a weight is pruned at present;
             None for a guidance that orders each layer for itself.
         candidates: models that were scored to find it out.
         samples: that they were scored on, all candidates together.
@@ -71,6 +71,7 @@ def advise(
     seed_path: tuple[int, ...],
     on_layer: Callable[[int], None] = lambda _: None,
     loss: Loss | None = None,
+    memory_mb: int = 1024,
 ) -> Advice | None:
     """What the guidance `kind` says; None for `none` without samples, which then has any order.
 
@@ -85,6 +86,7 @@ def advise(
         seed_path: run seed and place in the run, for random numbers.
         on_layer: told how many layers are done, where that takes long (`none`).
         loss: whose gradients count (`gradient`); cross-entropy by default.
+        memory_mb: limit for scoring (`learned`).
 
     Raises:
         EvopruneError: `kind` needs samples, and there are none.
@@ -99,7 +101,7 @@ def advise(
     elif kind == "none":
         values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)
     elif kind == "learned":
-        values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path)
+        values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path, memory_mb)
         candidates = len(layers) * LEARNED_CANDIDATES
         scored = candidates * min(len(samples[0]), LEARNED_SAMPLES)
     elif kind == "gradient":

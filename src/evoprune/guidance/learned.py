@@ -50,6 +50,7 @@ def learned_ranks(
     inputs: Tensor,
     smallest: float,
     seed_path: tuple[int, ...],
+    memory_mb: int = 1024,
 ) -> dict[str, Tensor]:
     """Layer name -> ranks of the weight's shape, each layer alone while the others stay as they are.
 
@@ -60,6 +61,7 @@ def learned_ranks(
         inputs: (N, ...), of which the first `SAMPLES` are used.
         smallest: share of a layer's present weights that is left after the last round.
         seed_path: run seed and place in the run, for random numbers.
+        memory_mb: limit for scoring.
 
     Raises:
         EvopruneError: the model's outputs are not (B, C).
@@ -72,13 +74,13 @@ def learned_ranks(
     score = Fidelity(inputs, torch.zeros(len(inputs), dtype=torch.int64))  # it compares outputs; targets are not read
     ranks = {}
     for index, layer in enumerate(layers):
-        distances = _distances(model, score, layer.name)
+        distances = _distances(model, score, layer.name, memory_mb)
         ranks[layer.name] = eliminate(distances, masks[layer.name].cpu(), smallest, generator(*seed_path, index))
     return ranks
 
 
-def _distances(model: nn.Module, score: Fidelity, name: str) -> Callable[[Tensor], Tensor]:
-    evaluator = make_evaluator(model, score, [name], ways=("prefix", "batched"))
+def _distances(model: nn.Module, score: Fidelity, name: str, memory_mb: int) -> Callable[[Tensor], Tensor]:
+    evaluator = make_evaluator(model, score, [name], memory_mb=memory_mb, ways=("prefix", "batched"))
     return lambda masks: -evaluator({name: masks}).score
 
 

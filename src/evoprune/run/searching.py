@@ -143,15 +143,17 @@ def make_search(
         now = state.now
         advice = state.advice = state.advice or advise(
             settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer,
-            task.loss,
+            task.loss, settings.memory_mb,
         )  # fmt: skip
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)
         set_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
 
+    memory_mb = settings.memory_mb // (1 + len(algorithm.screening))  # all keep what they have computed
+
     def evaluator(score: Callable[..., float]) -> Evaluator:
         return make_evaluator(
-            task.model, score, [layer.name for layer in layers], memory_mb=settings.memory_mb, ways=settings.scoring,
+            task.model, score, [layer.name for layer in layers], memory_mb=memory_mb, ways=settings.scoring,
         )  # fmt: skip
 
     screeners: tuple[tuple[Evaluator, int], ...] = ()

@@ -70,7 +70,10 @@ class BudgetedBits:
         return sum(self.sizes)
 
     def first(self, count: int, rng: torch.Generator) -> Proposal:
-        """The start cut to the budget: the first genome with the start's shares, the others with random ones."""
+        """The start cut to the budget: the first genome with the start's shares, the others with random ones.
+
+        Bits of all of them mutate as ever.
+        """
         log_share = self.budget_step * torch.randn(count, len(self.sizes), generator=rng)
         log_share[0] = 0
         step, rate = torch.full((count,), self.budget_step), torch.full((count,), self.mutation_rate)

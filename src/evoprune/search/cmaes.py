@@ -2,7 +2,7 @@
 
 N. Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772, with its default parameters and with negative
 weights for the worse half; equation numbers below are the tutorial's. The state between two steps is six plain
-tensors. A test compares it with the package `cmaes`.
+tensors. A test compares it with the package `cmaes`; as there, (45) counts updates from one, and (58) has no 1/4.
 """
 
 from __future__ import annotations
