@@ -170,6 +170,8 @@ def main() -> None:
     except KeyboardInterrupt:
         begun = (run / "config.json").exists() and not (run / "result.json").exists()
         goes_on = f"; `evoprune resume {run}` goes on where it stopped" if begun else "; the same command starts again"
+        if begun and options.save_results:
+            goes_on += "; what --save_results writes comes of an unbroken run alone: --overwrite starts over"
         print(f"pruning.py: interrupted{goes_on}", file=sys.stderr)
         raise SystemExit(130) from None
     Console().print(layer_table(result.summary))

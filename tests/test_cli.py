@@ -488,6 +488,30 @@ def test_a_training_over_an_older_file_goes_on_where_it_was_interrupted(
     assert all(torch.equal(value, load_file(file)[name]) for name, value in load(first).items())
 
 
+def test_a_training_that_is_interrupted_in_its_first_epoch_changed_nothing(
+    evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> float:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "lenet.safetensors"
+    file.write_bytes(b"")
+    monkeypatch.setattr(sys.modules["evoprune.zoo.trainer"], "train_epoch", interrupted)
+    ran = evoprune("train", "lenet5", "--data", digits, "--out", file, "--epochs", 2, "--overwrite")
+    assert (ran.code, "nothing was changed" in ran.err) == (130, True), ran.err
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_training(
+    evoprune: Command, digits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    out = tmp_path / "file" / "lenet.safetensors"
+    ran = evoprune("train", "lenet5", "--data", digits, "--out", out, "--epochs", 1)
+    assert ran.code == 2
+    assert "cannot write" in ran.err
+    assert "epoch" not in ran.err
+
+
 def test_train_goes_on_from_given_weights(evoprune: Command, digits: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     options = ("--data", digits, "--epochs", 1, "--quiet")
@@ -556,6 +580,9 @@ def test_a_model_that_cannot_be_trained_is_found_before_the_search(
     ran = evoprune("prune", "untrained:make", "--data", digits, "--out", "run", *TINY)
     assert (ran.code, words in ran.err) == (2, True), ran.err
     assert not Path("run").exists()
+    ran = evoprune("train", "untrained:make", "--data", digits, "--out", "run.safetensors")
+    assert (ran.code, words in ran.err) == (2, True), ran.err
+    assert not list(tmp_path.glob("run*"))
 
 
 def test_help_and_version_of_the_installed_command() -> None:

@@ -198,11 +198,20 @@ def test_an_unfinished_run_can_go_on(script, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("begun", "words"),
-    [(False, "the same command starts again"), (True, "`evoprune resume runs/pruning-lenet` goes on")],
+    ("begun", "options", "words"),
+    [
+        (False, (), "the same command starts again"),
+        (True, (), "`evoprune resume runs/pruning-lenet` goes on where it stopped\n"),
+        (True, ("--save_results",), "what --save_results writes comes of an unbroken run alone"),
+    ],
 )
 def test_an_interruption_promises_only_what_there_is(
-    begun: bool, words: str, script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    begun: bool,
+    options: tuple[str, ...],
+    words: str,
+    script,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stop(_, run: Path, *__) -> None:
         if begun:
@@ -211,5 +220,5 @@ def test_an_interruption_promises_only_what_there_is(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("evoprune.api.prune_named", stop)
-    assert script("--lenet") == 130
+    assert script("--lenet", *options) == 130
     assert words in capsys.readouterr().err

@@ -384,7 +384,11 @@ def train(
         print(f"test accuracy        {trained['test_accuracy']:.2%}")
         print(f"weights              {out}")
 
-    _guard(call, debug, lambda: "the same command without --overwrite goes on after the last whole epoch")
+    def go_on() -> str:
+        begun = Path(f"{out}.part").exists()
+        return "the same command without --overwrite goes on after the last whole epoch" if begun else NOTHING
+
+    _guard(call, debug, go_on)
 
 
 def _show(result: Result, as_json: bool) -> None:
@@ -444,8 +448,8 @@ def _guard(call: Callable[[], None], debug: bool, go_on: Callable[[], str] = lam
         if debug:
             raise
         _fail(
-            f"the GPU has too little memory ({said(error)}); prune with a smaller --batch-size, or on --device cpu;"
-            f" {go_on()}"
+            f"the GPU has too little memory ({said(error)}); --device cpu, or a smaller --batch-size from the start,"
+            f" needs less; {go_on()}"
         )
     except KeyboardInterrupt:
         print(f"evoprune: interrupted; {go_on()}", file=sys.stderr)

@@ -20,6 +20,7 @@ from evoprune.core import EvopruneError
 
 __all__ = [
     "as_safetensors",
+    "check_writable",
     "digest_of",
     "finite",
     "read_tensors",
@@ -56,6 +57,17 @@ def write_atomic(path: Path, content: bytes) -> None:
     finally:  # also where it was interrupted; once renamed it is gone
         with suppress(OSError):
             beside.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Whether a file can be written there; none is.
+
+    Raises:
+        EvopruneError: it cannot.
+    """
+    beside = path.with_name(f"{path.name}.try")
+    write_atomic(beside, b"")
+    beside.unlink()
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

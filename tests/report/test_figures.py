@@ -307,3 +307,8 @@ def test_the_caption_of_fine_tuning_says_whose_last_epoch_counts(run_dir):
     assert "the last epoch, not the best" in caption(run_dir, "finetuning")
     edit(run_dir / "journal.jsonl", lambda e: e | {"accepted": e["stage"] != 4} if e["event"] == "stage_end" else e)
     assert "the last epoch of the last stage that was kept, not the best" in caption(run_dir, "finetuning")
+
+
+def test_the_caption_of_fine_tuning_says_that_a_floor_picked_a_stage_of_a_front(run_dir):
+    edit(run_dir / "result.json", lambda result: result | {"pruned": result["pruned"] | {"val_score": 0.91}})
+    assert "the last epoch of the stage that the floor picked, not the best" in caption(run_dir, "finetuning")

@@ -188,3 +188,15 @@ def test_a_floor_is_met_by_the_score_itself(run_dir, above, said):
     change(run_dir, "config.json", floor=score + above)
     change(run_dir, "result.json", floor=score + above)
     assert [tile.value for tile in headline(read_run(run_dir)) if tile.label.startswith("Floor")] == [said]
+
+
+def test_a_run_without_a_search_says_so_before_it_is_finished(interrupted_dir):
+    change(interrupted_dir, "config.json", space="training", floor=None)
+    run = read_run(interrupted_dir)
+    text = Page(write_report(interrupted_dir).read_text()).text
+    assert "Pruned while training; the run is not finished." in text
+    assert "by evolution" not in text
+    assert notes(run)[0].startswith("Nothing was chosen by validation accuracy")
+    assert [(tile.value, tile.detail) for tile in headline(run) if tile.label == "Candidates scored"] == [
+        ("none", "the masks tightened while training")
+    ]

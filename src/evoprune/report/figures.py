@@ -128,12 +128,14 @@ def run_drawings(run: Run) -> list[Drawing]:
         )
     if (tuned := finetuning(run)) is not None:
         fell = any(stage.epochs and stage.end is not None and not stage.end.accepted for stage in run.stages)
-        undone = " of the last stage that was kept" if fell else ""
+        whose = " of the last stage that was kept" if fell else ""
+        if run.picked:
+            whose = " of the stage that the floor picked"
         drawings.append(
             Drawing(
                 "finetuning",
                 "Fine-tuning",
-                f"Validation {score} after each epoch; this report's numbers are from the last epoch{undone}, not the"
+                f"Validation {score} after each epoch; this report's numbers are from the last epoch{whose}, not the"
                 " best.",
                 partial(draw_finetuning, tuned, scores),
             )

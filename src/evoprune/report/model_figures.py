@@ -88,9 +88,7 @@ def stage_progress(run: Run) -> StageProgress | None:
     sparsity = [0.0, *(end.model_sparsity for _, end in ended)]
     score = [nan(run.dense_val_score), *(nan(end.val_score) for _, end in ended)]
     kept = [True, *(end.accepted for _, end in ended)]
-    last = run.last_end
-    if run.result is not None and last is not None and run.result.pruned.val_score != last.val_score:
-        # Of a front it is an earlier stage's model.
+    if run.result is not None and run.picked:
         labels.append("result")
         sparsity.append(run.result.pruned.sparsity)
         score.append(nan(run.result.pruned.val_score))

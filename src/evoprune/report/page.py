@@ -25,6 +25,7 @@ __all__ = ["Tile", "headline", "notes", "write_report"]
 
 MOST = 0.9
 """Where fewer of the parameters may be pruned, the first sentence says so."""
+TIGHTENS = "the masks tightened while training"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _final_tiles(run: Run, result: ResultFile) -> list[Tile]:
         )
     else:
         tiles.append(Tile("Floor", "none", validation))
-    full = "the masks tightened while training"
+    full = TIGHTENS
     if result.searched:
         full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
     tiles.append(Tile("Candidates scored", wording.count(search.evaluations) if result.searched else "none", full))
@@ -148,7 +149,9 @@ def _tiles_so_far(run: Run) -> list[Tile]:
     generations = [generation for stage in run.stages for generation in stage.generations]
     scored = max((generation.evaluations for generation in generations), default=0)
     full = max((generation.full_evaluations for generation in generations), default=0.0)
-    cost = _search_cost(scored, full)
+    scores = Tile("Candidates scored", wording.count(scored), _search_cost(scored, full))
+    if not run.searched:
+        scores = Tile("Candidates scored", "none", TIGHTENS)
     ended = sum(stage.end is not None for stage in run.stages)
     return [
         Tile("Sparsity so far", wording.percent(end.model_sparsity if end else 0.0), "after the last stage"),
@@ -158,17 +161,17 @@ def _tiles_so_far(run: Run) -> list[Tile]:
             f"dense {wording.score(run.dense_val_score, accuracy)}",
         ),
         Tile("Stages", f"{ended} finished", f"{len(run.stages)} begun, {len(generations)} generations"),
-        Tile("Candidates scored", wording.count(scored), cost),
+        scores,
     ]
 
 
 def notes(run: Run) -> list[str]:
     """What the numbers mean and what they do not."""
     result, score = run.result, _score_word(run)
-    chose = "The search chose by" if result is None or result.searched else "The run kept or undid its stages by"
+    chose = "The search chose by" if run.searched else "The run kept or undid its stages by"
     flattered = f"{chose} validation {score}, so validation numbers flatter the result a little; the figures of the run"
     lines = [f"{flattered} show those."]
-    if result is not None and not result.searched and run.floor is None:
+    if not run.searched and run.floor is None:
         lines = [f"Nothing was chosen by validation {score}; the figures of the run show it."]
     if result is None or result.pruned.test_score is not None:
         later = any(stage.start.command for stage in run.stages)
@@ -205,7 +208,7 @@ def _title(run: Run) -> str:
 def _lead(run: Run) -> str:
     result = run.result
     if result is None:
-        return "Pruned by evolution; the run is not finished."
+        return f"{'Pruned by evolution' if run.searched else 'Pruned while training'}; the run is not finished."
     by = "Evolution" if result.searched else "Training under tightening masks"
     removed = f"{by} removed {wording.percent(result.pruned.sparsity)} of the weights"
     weights, parameters = result.pruned.weights, result.parameters

@@ -69,6 +69,17 @@ class Run:
         return [str(text) for text in found or []]
 
     @property
+    def searched(self) -> bool:
+        """Whether evolution chooses what goes; else training itself prunes."""
+        return self.config.get("space") != "training" if self.result is None else self.result.searched
+
+    @property
+    def picked(self) -> bool:
+        """Whether the result is not what the last stage left: of a front the floor picks one, maybe an earlier one."""
+        last = self.last_end
+        return self.result is not None and last is not None and self.result.pruned.val_score != last.val_score
+
+    @property
     def scores_are_accuracies(self) -> bool:
         """Whether scores are shares of correct answers, shown in percent, or the user's own numbers."""
         return are_accuracies(self.config.get("score_name"), self.config.get("data"))

@@ -47,7 +47,7 @@ def train_epoch(
             the third; for instance to keep pruned weights at zero.
 
     Raises:
-        EvopruneError: the loss is not finite.
+        EvopruneError: the loss is not finite, or the model's outputs are no logits for cross-entropy.
     """
     device = next(model.parameters()).device
     total, samples = torch.zeros((), device=device), 0
@@ -74,9 +74,12 @@ def train_epoch(
                 if len(targets) > 1:
                     raise
                 raise EvopruneError(
-                    f"the model cannot train on a batch of one sample: {said(error)}; give the loader drop_last=True"
+                    f"the model cannot train on a batch of one sample: {said(error)}; use larger batches, or"
+                    " drop_last=True in a loader"
                 ) from error
             outputs = at_least_float32(outputs)
+            if loss is None and not isinstance(outputs, Tensor):
+                raise EvopruneError(f"the model gives a {type(outputs).__name__} in training; expected logits (N, C)")
             value = _loss(outputs, targets, teacher_logits, recipe) if loss is None else loss(outputs, targets)
             optimizer.zero_grad()
             value.backward()

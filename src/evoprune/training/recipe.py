@@ -86,8 +86,14 @@ class Recipe:
                 raise EvopruneError(f"{name} is {asdict(self)[name]!r} but must be {expected}")
 
     def make_optimizer(self, model: nn.Module) -> optim.Optimizer:
-        """The optimizer over the parameters of `model` that are trained."""
+        """The optimizer over the parameters of `model` that are trained.
+
+        Raises:
+            EvopruneError: there are none.
+        """
         parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise EvopruneError("no parameter of the model can be trained; call model.requires_grad_(True)")
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

@@ -14,6 +14,7 @@ from torch import nn
 
 from evoprune.core import generator
 from evoprune.scoring import Accuracy, device_of
+from evoprune.storage import check_writable
 from evoprune.training import Recipe, TensorSource, repeatable, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
@@ -69,6 +70,7 @@ def train(
     history: list[EpochResult] = []
     if part.exists() and not restart:
         history = load_state(part, model, optimizer, settings)
+    check_writable(part)  # before the first epoch
     source = TensorSource(
         data.train.inputs, data.train.targets, recipe.batch_size,
         shift=recipe.shift, flip=recipe.flip, cutout=recipe.cutout, fill=data.black, device=device_of(model),
