@@ -43,6 +43,8 @@ SEARCHES = {
     "chance": "weights, `random`",
 }
 """Without a rule, compared at one sparsity."""
+SPAN = 8
+"""Points below the best that a figure shows at most."""
 DASHED = ("shuffled", "random", "unpruned")
 Trials = list[dict[str, Any]]
 
@@ -145,20 +147,21 @@ def search_table(trials: Trials, rules: dict[str, Any], model: str, target: floa
 
 
 def draw(groups: list[Trials], path: Path) -> None:
-    """Accuracy against the share of weights that stay, a panel for each dense model."""
+    """Accuracy against the share of weights that stay, a panel for each dense model; what is far below is not drawn."""
+    scores = [100 * score for trials in groups for t in trials for score in (t["dense"], t["test_score"])]
+    lowest = min(score for score in scores if score > max(scores) - SPAN) - 0.3
     drawing = figure(LIGHT, height=4.2)
     panels = drawing.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
     for axes, trials in zip(panels, groups, strict=True):
-        draw_panel(axes, trials)
+        draw_panel(axes, trials, lowest)
     panels[0].set_ylabel("test accuracy, last epoch (%)")
-    scores = sorted(100 * score for trials in groups for t in trials for score in (t["dense"], t["test_score"]))
-    panels[0].set_ylim(max(scores[0] - 0.3, scores[-1] - 8), scores[-1] + 0.3)
+    panels[0].set_ylim(lowest, max(scores) + 0.3)
     legend_below(drawing, list(panels), LIGHT, columns=2)
     path.write_bytes(png(drawing))
 
 
-def draw_panel(axes: Axes, own: Trials) -> None:
-    """Bars are a standard deviation over seeds."""
+def draw_panel(axes: Axes, own: Trials, lowest: float) -> None:
+    """Bars are a standard deviation over seeds; a method that is all below `lowest` is said to be."""
     style(axes, LIGHT, "share of the weights that stay (%)")
     colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000"]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
@@ -166,10 +169,12 @@ def draw_panel(axes: Axes, own: Trials) -> None:
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]
         if not targets:
             continue
+        means = [mean(values) for values in found]
+        named = re.sub("`", "", label) + (f": {max(means):.1f} % and less" if max(means) < lowest else "")
         axes.errorbar(
-            [100 * (1 - target) for target in targets], [mean(values) for values in found],
+            [100 * (1 - target) for target in targets], means,
             yerr=[stdev(values) if len(values) > 1 else 0.0 for values in found], color=color, marker="o", markersize=4,
-            linewidth=1.5, capsize=2, linestyle="--" if method in DASHED else "-", label=re.sub("`", "", label),
+            linewidth=1.5, capsize=2, linestyle="--" if method in DASHED else "-", label=named,
         )  # fmt: skip
     axes.axhline(100 * own[0]["dense"], color=LIGHT.muted, linewidth=1, linestyle=":", label="dense model")
     share_axis(axes, LIGHT)
