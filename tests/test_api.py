@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -1641,3 +1642,157 @@ def test_settings_that_would_mean_nothing_are_told(caplog: pytest.LogCaptureFixt
     assert "final_epochs, final_schedule, finetune_epochs, finetune_schedule" in caplog.text
     with pytest.raises(EvopruneError, match="--memory-mb belongs to a search"):
         quick(model(), guidance="gradient", population=None, generations=None, memory_mb=100)
+
+
+# -- what engineers bring -------------------------------------------------------------------------------------
+
+
+def test_padded_texts_for_a_transformer_of_torch() -> None:
+    """Its fast path would pack them, and not call the layers as hooks expect."""
+
+    class Texts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(10, 8, padding_idx=0)
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            encoded = self.encoder(self.words(ids), src_key_padding_mask=ids == 0)
+            return self.out(encoded.mean(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    ids = torch.randint(1, 10, (40, 6))
+    ids[::2, 4:] = 0
+    train = ids, (ids[:, 0] > 4).long()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch, that nested tensors are a prototype
+        quick(Texts(), evoprune.accuracy(train), train)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_learning_rate_that_ruins_the_model_is_said_so(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"passes": [0.1], "guidance": "magnitude", "finetune_epochs": 2, "optimizer": "sgd"}
+    quick(model(), learning_rate=1e-3, **options)
+    assert "lower learning rate" not in caplog.text
+    quick(model(), learning_rate=50.0, **options)
+    assert "give a lower learning rate than 50" in caplog.text
+
+
+def test_tensors_that_no_file_can_keep_are_found_first(tmp_path: Path) -> None:
+    for name, tensor in (("sparse", torch.eye(3).to_sparse()), ("complex128", torch.zeros(1, dtype=torch.cdouble))):
+        net = model()
+        net.register_buffer("other", tensor)
+        with pytest.raises(EvopruneError, match=f"other, a .*{name} tensor"):
+            quick(net, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_complex_parameters_are_trained() -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.mix = model(), nn.Parameter(torch.ones(6, 4, dtype=torch.cfloat))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            mixed = torch.fft.irfft(torch.fft.rfft(inputs) * self.mix, n=6)
+            return self.inner(mixed)  # type: ignore[no-any-return]
+
+    consistent(quick(Spectral()))
+
+
+def test_a_batch_of_a_loader_is_tried_whole() -> None:
+    """As one graph has to be; and boxes of several images have the numbers of those."""
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.edges = torch.arange(20).roll(1)
+
+        def forward(self, nodes: Tensor) -> Tensor:
+            return self.b(self.a(nodes)[self.edges].relu())  # type: ignore[no-any-return]
+
+    nodes, labels = torch.randn(20, 6), torch.arange(20) % 2
+    net = Graph()
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return float((candidate(nodes).argmax(1) == labels).float().mean())
+
+    consistent(quick(net, score, [(nodes, labels)], guidance="magnitude"))
+    with pytest.raises(EvopruneError, match=r"cannot take two of them alone: IndexError.*guidance magnitude"):
+        quick(net, score, [(nodes, labels)])
+
+
+def test_targets_that_are_not_one_a_sample_have_gradients_while_training_alone() -> None:
+    batches = [(data()[0][:32], torch.zeros(50, 5)), (data()[0][32:], torch.zeros(40, 5))]
+
+    def loss(outputs: Tensor, boxes: Tensor) -> Tensor:
+        return outputs.square().mean() + boxes.sum()
+
+    options: dict[str, Any] = {"guidance": "gradient", "loss": loss}
+    consistent(quick(model(), margin, batches, population=None, generations=None, **options))
+    with pytest.raises(EvopruneError, match="64 inputs and 90 targets; leave --space out"):
+        quick(model(), margin, batches, space="allocation", **options)
+
+
+def test_scores_from_data_need_a_device_that_has_doubles() -> None:
+    with pytest.raises(EvopruneError, match=r"on the CPU or on CUDA, and the model is on meta"):
+        quick(model().to("meta"))
+
+
+def test_a_drop_in_hundredths_of_a_percent_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    quick(model(), lambda _: 90.0, max_drop=0.5)
+    assert "from 90 it may fall to 89.995; for a score in percent give max_drop=50" in caplog.text
+    caplog.clear()
+    quick(model(), lambda _: 0.9, max_drop=0.5)
+    assert "hundredths" not in caplog.text
+
+
+def test_weights_in_half_precision_are_not_trained() -> None:
+    with pytest.raises(EvopruneError, match=r"float16 are too coarse.*model.float\(\)"):
+        quick(model().half())
+
+
+def test_buffers_that_scoring_changes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Observed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model()
+            self.register_buffer("highest", torch.zeros(()))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.highest.copy_(torch.maximum(self.highest, inputs.max()))
+            return self.inner(inputs)  # type: ignore[no-any-return]
+
+    quick(Observed())
+    assert "scoring changes buffers of the model" in caplog.text
+    assert ": highest;" in caplog.text
+    caplog.clear()
+    quick(model())
+    assert "changes buffers" not in caplog.text
+
+
+@pytest.mark.parametrize("bad", [2, -1])
+def test_labels_of_pixels_are_all_looked_at(bad: int) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    inputs, targets = data()[0], torch.zeros(64, 6, 6, dtype=torch.long)
+    targets[5, 0, :2] = torch.tensor([-100, 1])
+
+    def score(candidate: nn.Module) -> float:
+        with torch.no_grad():
+            return float((candidate(inputs).argmax(1) == targets).float().mean())
+
+    consistent(quick(net, score, (inputs, targets)))
+    targets[50, 3, 3] = bad
+    with pytest.raises(EvopruneError, match=f"label {bad}, but the model has 2 outputs.*ignore_index"):
+        quick(net, score, (inputs, targets))
+
+
+def test_scales_of_norms_over_several_dimensions_and_integers_are_no_layers() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm((2, 4, 4)), nn.Flatten(), nn.Linear(32, 2))
+    net[3].register_module("packed", nn.Module())
+    net[3].packed.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    assert [layer.name for layer in evoprune.core.prunable_layers(net)] == ["0", "3"]
+    assert [layer.name for layer in evoprune.core.prunable_layers(net, include_norm=True)] == ["0", "1", "3"]

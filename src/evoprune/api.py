@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.checks import check_dense, check_guidance, check_recalibration, copied
+from evoprune.checks import (
+    check_dense,
+    check_guidance,
+    check_recalibration,
+    copied,
+    warn_of_changing_buffers,
+)
 from evoprune.core import (
     EvopruneError,
     Masks,
@@ -461,7 +467,8 @@ def _begin(
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers)
     _bind(task)
-    dense_val_score = float(task.val_score(task.model))
+    with warn_of_changing_buffers(task.model):
+        dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
     check_guidance(task, settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,17 +16,21 @@ from evoprune.core import EvopruneError, few, forked_rng, resolve_layers, said, 
 from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
-from evoprune.scoring import Accuracy, device_of
+from evoprune.scoring import Accuracy, CallableScore, device_of
 from evoprune.surgery import batch_norms
-from evoprune.training import Loss, TensorSource, at_least_float32
+from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32
 
 __all__ = [
     "check_dense", "check_guidance", "check_recalibration", "check_state", "check_training", "copied",
-    "warn_of_what_stays",
+    "warn_of_changing_buffers", "warn_of_what_stays",
 ]  # fmt: skip
 
 ALREADY = 0.01
 """Share of zeros that no trained model has by chance."""
+IGNORED = -100
+"""The target that torch's cross-entropy leaves out."""
+IN_PERCENT = 1.5
+"""A score above is no share of something."""
 NEGLIGIBLE = 0.02
 """Share of the parameters that may be left out without a word."""
 log = logging.getLogger("evoprune")
@@ -51,6 +56,13 @@ def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
             f"the floor {floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
             " give a --floor below it, or --max-drop in points"
         )
+    own = isinstance(task.val_score, CallableScore)
+    if own and settings.max_drop is not None and abs(dense_val_score) > IN_PERCENT:
+        log.warning(
+            "max_drop is in hundredths of the score's unit: from %.6g it may fall to %.6g; for a score in percent give"
+            " max_drop=%g, or floor=...",
+            dense_val_score, dense_val_score - settings.max_drop / 100, 100 * settings.max_drop,
+        )  # fmt: skip
     zeros = sum(int((weight_of(task.model, layer.name) == 0).sum()) for layer in task.layers)
     share = zeros / sum(layer.size for layer in task.layers)
     if share > ALREADY:
@@ -84,7 +96,13 @@ def check_guidance(task: Task, settings: Settings) -> None:
         )
     layers = resolve_layers(task.layers, settings.layers)
     if settings.guidance == "none" and settings.preset == "default" and task.samples is not None:
-        seen = layers_seen(task.model, [layer.name for layer in layers], task.samples[0][:2])
+        try:
+            seen = layers_seen(task.model, [layer.name for layer in layers], task.samples[0][:2])
+        except Exception as error:  # whatever a user's model says
+            raise EvopruneError(
+                f"--guidance none looks at samples, and the model cannot take two of them alone: {said(error)}; choose"
+                " guidance magnitude"
+            ) from error
         blind = [layer for layer in layers if layer.name not in seen]
         share = sum(layer.size for layer in blind) / sum(layer.size for layer in layers)
         if share > NEGLIGIBLE:
@@ -94,6 +112,13 @@ def check_guidance(task: Task, settings: Settings) -> None:
                 " orders them",
                 100 * share, few(layer.name for layer in blind),
             )  # fmt: skip
+    if settings.guidance == "gradient" and not settings.tightens and task.samples is not None:
+        inputs, targets = (len(part) for part in task.samples)
+        if inputs != targets:
+            raise EvopruneError(
+                f"--guidance gradient beside a search looks at samples one by one, and there are {inputs} inputs and"
+                f" {targets} targets; leave --space out to prune while training, or choose guidance magnitude"
+            )
     frozen = [layer.name for layer in layers if not weight_of(task.model, layer.name).requires_grad]
     if settings.tightens and frozen:
         raise EvopruneError(
@@ -124,10 +149,8 @@ def check_training(task: Task, settings: Settings) -> None:
     if samples is None or (source is None and settings.guidance != "gradient"):
         return
     epochs = 0 if source is None else settings.finetune_epochs + settings.final_epochs
-    if epochs and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise EvopruneError(
-            "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
-        )
+    if epochs:
+        _check_parameters(model)
     has_loss = epochs > 0 or settings.guidance == "gradient"  # else it only shows guidance what inputs look like
     targets = source.targets if isinstance(source, TensorSource) else samples[1]
     classifies = has_loss and own is None
@@ -143,34 +166,55 @@ def check_training(task: Task, settings: Settings) -> None:
             " them out, and let a loader augment both"
         )
     tried, device = copied(model), device_of(model)
+    inputs, labels = samples[0][:2], samples[1][:2]
+    if isinstance(source, LoaderSource):  # a whole batch, for not every model or loss can take a part of one
+        inputs, labels, _ = next(iter(source.batches(torch.Generator().manual_seed(0))))
     tried.train(epochs > 0)  # auxiliary outputs show only in train mode
     try:
         with (
             forked_rng(device),
             settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
         ):
-            outputs = at_least_float32(tried(samples[0][:2].to(device, copy=True)))
+            outputs = at_least_float32(tried(inputs.to(device, copy=True)))
         if classifies:
-            loss = _cross_entropy(outputs, samples[1][:2])
+            loss = _cross_entropy(outputs, labels.cpu())
         elif has_loss and own is not None:
-            loss = _own_loss(own, outputs, samples[1][:2].to(device, copy=True))
+            loss = _own_loss(own, outputs, labels.to(device, copy=True))
         if epochs:
             loss.backward()
             if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):
                 raise TypeError("sparse gradients; make embeddings with sparse=False")
+            settings.recipe(1, "constant").make_optimizer(tried).step()
     except EvopruneError:
         raise
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(
             f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
         ) from error
-    if classifies and targets.dim() == 1 and not targets.is_floating_point():
-        lowest, highest, classes = int(targets.min()), int(targets.max()), outputs.shape[1]
-        if lowest < 0 or highest >= classes:
-            raise EvopruneError(
-                f"the training data has label {lowest if lowest < 0 else highest}, but the model has {classes}"
-                f" outputs; expected class numbers from 0 to {classes - 1}"
-            )
+    if classifies and not targets.is_floating_point():
+        _check_labels(targets[targets != IGNORED], outputs.shape[1])
+
+
+def _check_parameters(model: nn.Module) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise EvopruneError(
+            "no parameter of the model can be trained; call model.requires_grad_(True), or leave `train` out"
+        )
+    if any(parameter.requires_grad and parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise EvopruneError(
+            "weights in float16 are too coarse to be trained; give model.float(), with train_precision='bfloat16' where"
+            " that is fast, and call .half() on the result"
+        )
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if lowest < 0 or highest >= classes:
+        raise EvopruneError(
+            f"the training data has label {lowest if lowest < 0 else highest}, but the model has {classes} outputs;"
+            f" expected class numbers from 0 to {classes - 1}, or {IGNORED} for what does not count; for another such"
+            " number give a loss of your own, such as torch.nn.CrossEntropyLoss(ignore_index=255)"
+        )
 
 
 def _cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
@@ -202,12 +246,18 @@ def _are_probabilities(targets: Tensor) -> bool:
 
 
 def check_state(model: nn.Module) -> None:
-    """Snapshots and weights hold tensors only."""
+    """Snapshots and weights hold tensors only, of kinds that safetensors has."""
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise EvopruneError(
                 f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
                 " tensors; give a model without it"
+            )
+        if value.layout is not torch.strided or value.dtype == torch.complex128:
+            kind = "sparse" if value.layout is not torch.strided else str(value.dtype)
+            raise EvopruneError(
+                f"the model's state dict holds {name}, a {kind} tensor, and safetensors cannot keep it; give a model"
+                " without it, such as with register_buffer(..., persistent=False)"
             )
 
 
@@ -234,6 +284,23 @@ def warn_of_what_stays(model: nn.Module) -> None:
             " a plain layer (as in torch's LSTM and MultiheadAttention, or in scripted modules): %s",
             100 * share, few(others),
         )  # fmt: skip
+
+
+@contextmanager
+def warn_of_changing_buffers(model: nn.Module) -> Iterator[None]:
+    """Warn where the buffers of a model change while it is scored."""
+
+    def versions() -> dict[str, int]:
+        return {name: buffer._version for name, buffer in model.named_buffers() if not buffer.is_inference()}
+
+    before = versions()
+    yield
+    if changed := [name for name, version in versions().items() if before.get(name, version) != version]:
+        log.warning(
+            "scoring changes buffers of the model, as observers of quantization do, so scores depend on what was scored"
+            " before: %s; freeze them first, such as with model.apply(torch.ao.quantization.disable_observer)",
+            few(changed),
+        )
 
 
 def copied(model: nn.Module) -> nn.Module:

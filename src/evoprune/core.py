@@ -135,15 +135,16 @@ def check_initialized(model: nn.Module) -> None:
 def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]:
     """The layers of `model` whose weight may be pruned, in the order of its modules.
 
-    Every module with a `weight` of two dimensions or more; with `include_norm` also the one-dimensional
-    scales of normalization layers. A weight that two modules share is listed once.
+    Every module with a floating-point `weight` of two dimensions or more that is no normalization's scale; with
+    `include_norm` those scales, too. A weight that two modules share is listed once.
     """
     layers, seen, prefix = [], set(), prefix_of(model)
     for name, module in model.named_modules():
         weight = None if isinstance(module, torch.jit.ScriptModule) else module._parameters.get("weight")
-        if weight is None or weight.numel() == 0 or id(weight) in seen:
+        if weight is None or weight.numel() == 0 or not weight.is_floating_point() or id(weight) in seen:
             continue
-        if weight.dim() < 2 and not (include_norm and _is_norm(module)):
+        is_scale = weight.dim() < 2 or isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        if is_scale and not (include_norm and _is_norm(module)):
             continue
         seen.add(id(weight))
         layers.append(Layer(name.removeprefix(prefix), type(module).__name__, tuple(weight.shape)))

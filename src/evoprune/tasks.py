@@ -48,6 +48,11 @@ def given_task(
     check_state(model)
     warn_of_what_stays(model)
     device = device_of(model) if settings.device == "auto" else device_named(settings.device)
+    if device.type not in ("cpu", "cuda") and isinstance(score, DataScore):
+        raise EvopruneError(
+            f"scores built from data are computed on the CPU or on CUDA, and the model is on {device}; move it with"
+            " model.to('cpu'), or give your own function model -> float as the score"
+        )
     model.to(device)
     source = None if train is None else as_source(train, settings.batch_size, device)
     samples = None

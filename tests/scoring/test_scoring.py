@@ -14,7 +14,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from evoprune import scoring
 from evoprune.core import EvopruneError
-from evoprune.scoring import Accuracy, CallableScore, Fidelity, NegativeLoss, as_score
+from evoprune.scoring import (
+    Accuracy,
+    CallableScore,
+    Fidelity,
+    NegativeLoss,
+    as_score,
+    largest_numel,
+    watch_inputs,
+    watching,
+)
 
 
 def data(samples: int = 600) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -233,3 +242,11 @@ def test_scores_are_of_float32_inside_autocast_too() -> None:
     alone = score(model)
     with torch.autocast("cpu", torch.bfloat16):
         assert score(model) == alone
+
+
+def test_large_values_are_watched_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, batches = nn.Sequential(nn.Linear(3, 100), nn.ReLU(), nn.Linear(100, 2)), []
+    assert largest_numel(net, torch.zeros(9, 3)) == 100
+    monkeypatch.setattr(watching, "BATCH_BYTES", 4 * 100 * 4)
+    watch_inputs(net, torch.zeros(9, 3), lambda name, _: name == "2", lambda *given: batches.append(len(given[2])))
+    assert batches == [4, 4, 1]

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from evoprune.core import EvopruneError
 from evoprune.training import LoaderSource, TensorSource, as_source, first_samples
+from evoprune.training import source as source_module
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -290,3 +291,21 @@ def test_neither_a_teacher_nor_a_model_changes_the_data() -> None:
     for inputs, _, _ in as_source(batches, 2).batches(rng()):
         inputs.zero_()
     assert batches[0][0].all()
+
+
+def test_few_samples_are_looked_at_where_each_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "SAMPLES_BYTES", 5 * (4 * 10 + 8))
+    inputs, targets = first_samples(TensorSource(torch.zeros(20, 10), torch.zeros(20).long(), 4), 12)
+    assert (len(inputs), len(targets)) == (5, 5)
+    monkeypatch.setattr(source_module, "SAMPLES_BYTES", 1)
+    assert len(first_samples(TensorSource(torch.zeros(20, 10), torch.zeros(20).long(), 4), 12)[0]) == 2
+
+
+@pytest.mark.parametrize(("room", "kept"), [(20 * 3 * 4, True), (20 * 3 * 4 - 1, False)])
+def test_logits_of_a_teacher_are_kept_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, room: int, kept: bool
+) -> None:
+    monkeypatch.setattr(source_module, "LOGITS_BYTES", room)
+    source = TensorSource(torch.randn(20, 10), torch.zeros(20).long(), 4)
+    source.cache_teacher_logits(nn.Linear(10, 3))
+    assert (source.teacher_logits is not None) is kept

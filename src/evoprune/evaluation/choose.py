@@ -18,7 +18,7 @@ from evoprune.evaluation.precision import bfloat16_suits
 from evoprune.evaluation.reference import ReferenceEvaluator, masked
 from evoprune.evaluation.runners import BatchRunner, OneByOne, candidate_weights
 from evoprune.evaluation.sampled import Needs, SampledEvaluator
-from evoprune.scoring import DataScore, as_score, device_of, evaluating
+from evoprune.scoring import DataScore, as_score, device_of, evaluating, largest_numel
 
 __all__ = ["WAYS", "Way", "make_evaluator"]
 
@@ -77,7 +77,7 @@ def make_evaluator(
     makers: list[Callable[[], BatchRunner]] = []
     if {"prefix", "batched"} & set(ways):
         makers.append(lambda: GraphRunner(split_model(model, weights), weights))
-    makers.append(lambda: OneByOne(model))
+    makers.append(lambda: OneByOne(model, largest_numel(model, _some_inputs(score))))
     for make in makers:
         try:
             runner = make()

@@ -47,8 +47,8 @@ def candidate_weights(model: nn.Module, plans: Plans) -> dict[int, Tensor]:
 class OneByOne:
     """Put each candidate's weights into the model and run it whole."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, largest: int) -> None:
+        self.model, self.largest = model, largest  # numbers of the largest value for one sample
         self.peak_numel = 0
 
     def shared(self, inputs: Tensor) -> Shared:
@@ -58,5 +58,5 @@ class OneByOne:
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:
         """(P, B, C) outputs."""
         candidates = range(len(next(iter(weights.values()))))
-        self.peak_numel = len(candidates) * shared[0].numel()
+        self.peak_numel = len(candidates) * len(shared[0]) * self.largest
         return torch.stack([call_with(self.model, weights, number, shared[0].clone()) for number in candidates])

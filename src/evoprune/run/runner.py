@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -38,6 +39,9 @@ Listener = Callable[[dict[str, Any]], None]
 layer are ordered, and `step` after every step of training."""
 
 SNAPSHOT_SECONDS = 5.0
+NOTICED = 0.02
+"""Share of the dense model's score whose loss in one epoch is no chance."""
+log = logging.getLogger("evoprune")
 
 
 class Runner:
@@ -76,6 +80,7 @@ class Runner:
             # Augmented as in training: on other images the model does not work with its own statistics either.
             self.norm_inputs = first_samples(task.train, len(task.samples[0]))[0]
         self.last_snapshot = 0.0
+        self.found: float | None = None  # score of the best candidate of this stage's search
         reuse_freed_memory()
         if resume and folder is not None:
             self.state = load_state(folder.snapshot)
@@ -151,6 +156,7 @@ class Runner:
             state.search_seconds += time.perf_counter() - begun
             begun = time.perf_counter()
             best = self._tell_generation(number, search, population, scored)
+            self.found = best["score"]
             reached = settings.preset == "original" and best["sparsity"] >= stage.target
             if reached or number == settings.generations:
                 break
@@ -233,6 +239,8 @@ class Runner:
                     tuner.tighten_to_the_end()
                 self._recalibrate()
             val_score = self._val_score()
+            if epoch == 0:
+                self._warn_of_learning_rate(val_score)
             state.step = epoch + 1
             state.epoch_scores.append(val_score)
             state.finetune_epochs += 1
@@ -243,6 +251,16 @@ class Runner:
             self._snapshot()
         state.optimizer = {}
         tuner.close()
+
+    def _warn_of_learning_rate(self, val_score: float) -> None:
+        """Where the first epoch after a search took more from the score than pruning did."""
+        dense, found, self.found = self.state.dense_val_score, self.found, None
+        if found is not None and found - val_score > max(dense - found, NOTICED * abs(dense)):
+            log.warning(
+                "an epoch of fine-tuning took the validation score from %.4g to %.4g; if that is no accident, give a"
+                " lower learning rate than %g",
+                found, val_score, self.settings.learning_rate,
+            )  # fmt: skip
 
     def _settle(self, stage: Stage) -> None:
         """Keep what the stage gave if the floor holds; else go back to what was kept before."""

@@ -4,10 +4,10 @@ from evoprune.scoring.custom import CallableScore, as_score
 from evoprune.scoring.data_score import DataScore
 from evoprune.scoring.measures import Accuracy, Fidelity, NegativeLoss, accuracy, fidelity, loss
 from evoprune.scoring.modes import device_of, eval_mode, evaluating
-from evoprune.scoring.watching import CONVOLUTIONS, first_input, watch_inputs
+from evoprune.scoring.watching import CONVOLUTIONS, first_input, largest_numel, watch_inputs
 
 __all__ = [
     "CONVOLUTIONS", "Accuracy", "CallableScore", "DataScore", "Fidelity", "NegativeLoss",
-    "accuracy", "as_score", "device_of", "eval_mode", "evaluating", "fidelity", "first_input", "loss",
-    "watch_inputs",
+    "accuracy", "as_score", "device_of", "eval_mode", "evaluating", "fidelity", "first_input", "largest_numel",
+    "loss", "watch_inputs",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch import nn
 
 from evoprune.core import forked_rng
 
-__all__ = ["device_of", "eval_mode", "evaluating"]
+__all__ = ["device_of", "eval_mode", "evaluating", "layer_by_layer"]
 
 
 @contextmanager
@@ -38,6 +38,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         eval_mode(model),
     ):
         yield
+
+
+@contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Transformers of torch call their layers, where hooks are to see what these are given.
+
+    Else their fast path skips some, and packs padded batches into tensors without a shape.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from evoprune.core import prefix_of
-from evoprune.scoring.modes import device_of, evaluating
+from evoprune.scoring.modes import device_of, evaluating, layer_by_layer
 
-__all__ = ["CONVOLUTIONS", "first_input", "watch_inputs"]
+__all__ = ["CONVOLUTIONS", "first_input", "largest_numel", "watch_inputs"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH = 250
-"""Samples that a model is watched on at a time."""
+BATCH, BATCH_BYTES = 250, 1 << 30
+"""Samples that a model is watched on at a time, and what their largest value may take."""
 
 
 def watch_inputs(
@@ -37,13 +39,31 @@ def watch_inputs(
         return hook
 
     prefix = prefix_of(model)
-    with evaluating(model), ExitStack() as hooks:
+    at_once = max(1, min(BATCH, BATCH_BYTES // (4 * largest_numel(model, inputs))))
+    with evaluating(model), layer_by_layer(), ExitStack() as hooks:
         for path, module in model.named_modules():
             name = path.removeprefix(prefix)
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
-        for batch in inputs.split(BATCH):
+        for batch in inputs.split(at_once):
             model(batch.to(device_of(model), copy=True))  # it may change them in place
+
+
+def largest_numel(model: nn.Module, inputs: Tensor) -> int:
+    """Numbers of the largest value that a module of `model` gives for one of the (N, ...) `inputs`, or of that one."""
+    some = inputs[:2].to(device_of(model), copy=True)
+    largest = some.numel()
+
+    def look(_: nn.Module, __: object, output: object) -> None:
+        nonlocal largest
+        largest = max([largest, *(leaf.numel() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))])
+
+    with evaluating(model), layer_by_layer(), ExitStack() as hooks:
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                hooks.enter_context(module.register_forward_hook(look))
+        model(some)
+    return max(1, largest // len(some))
 
 
 def _fits(module: nn.Module, given: object) -> bool:

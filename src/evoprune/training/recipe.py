@@ -100,9 +100,10 @@ class Recipe:
         ]
         if self.optimizer == "sgd":
             return optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
+        fused = all(p.is_floating_point() for p in parameters)  # for complex ones there is no fused step
         if self.optimizer == "adam":
-            return optim.Adam(groups, lr=self.learning_rate, fused=True)
-        return optim.AdamW(groups, lr=self.learning_rate, fused=True)
+            return optim.Adam(groups, lr=self.learning_rate, fused=fused)
+        return optim.AdamW(groups, lr=self.learning_rate, fused=fused)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """A context in which a model's passes run in `precision`; in float32 on GPUs that only emulate bfloat16."""

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("evoprune")
+SAMPLES_BYTES, LOGITS_BYTES = 2 << 30, 1 << 30
+"""Memory for some samples of the training data, and for a teacher's logits of all."""
 
 
 class Batch(NamedTuple):
@@ -109,10 +111,13 @@ class TensorSource:
     def cache_teacher_logits(self, teacher: nn.Module) -> None:
         """Keep the teacher's logits for every sample, so that epochs need not run it again.
 
-        Where images are augmented a teacher has to see each one anew: then nothing is kept.
+        Where images are augmented a teacher has to see each one anew: then nothing is kept. Nor is it where that would
+        take more than `LOGITS_BYTES`, as with a class for every pixel.
         """
         self.teacher_logits = None
-        if not self.shift and not self.flip and not self.cutout:
+        if self.shift or self.flip or self.cutout:
+            return
+        if len(self.targets) * teacher(self.inputs[:2].clone())[0].nbytes <= LOGITS_BYTES:
             self.teacher_logits = torch.cat([teacher(part.clone()) for part in self.inputs.split(500)])
 
     def _windows(self) -> Tensor:
@@ -219,14 +224,16 @@ class FirstSteps:
 def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
     """Some `count` samples of the training data, always the same ones: (count, ...) inputs and (count,) targets.
 
-    They are on the CPU: a GPU may have no room for so many large images at once. Where batches are padded to different
-    lengths, those like the first.
+    They are on the CPU: a GPU may have no room for so many large images at once; and fewer where they would take more
+    than `SAMPLES_BYTES`. Where batches are padded to different lengths, those like the first.
     """
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch_inputs, batch_targets, _ in source.batches(torch.Generator().manual_seed(0)):
         if inputs and (batch_inputs.shape[1:], batch_targets.shape[1:]) != (inputs[0].shape[1:], targets[0].shape[1:]):
             continue
+        if not inputs:
+            count = min(count, max(2, SAMPLES_BYTES // (batch_inputs[0].nbytes + batch_targets[0].nbytes)))
         inputs.append(batch_inputs.cpu())
         targets.append(batch_targets.cpu())
         if sum(len(part) for part in inputs) >= count:
