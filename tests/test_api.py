@@ -1605,6 +1605,8 @@ def test_where_nothing_is_fine_tuned_no_teacher_is_asked() -> None:
             return self.inner(inputs), inputs
 
     consistent(quick(Pair(), lambda net: margin(net.inner), finetune_epochs=0, final_epochs=0))  # type: ignore[arg-type]
+    options = {"finetune_epochs": 0, "final_epochs": 0, "time_limit_seconds": 60}
+    consistent(quick(Pair(), lambda net: margin(net.inner), **options))  # type: ignore[arg-type]
 
 
 def test_a_model_on_several_devices_is_one_line() -> None:
@@ -1796,3 +1798,59 @@ def test_scales_of_norms_over_several_dimensions_and_integers_are_no_layers() ->
     net[3].packed.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
     assert [layer.name for layer in evoprune.core.prunable_layers(net)] == ["0", "3"]
     assert [layer.name for layer in evoprune.core.prunable_layers(net, include_norm=True)] == ["0", "1", "3"]
+
+
+def test_the_start_of_a_loader_counts_once_in_the_time_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Slow:
+        """Takes 100 seconds to start and 2 for each of its batches."""
+
+        def __len__(self) -> int:
+            return 16
+
+        def __iter__(self) -> Any:
+            nonlocal now
+            now += 100
+            for batch in zip(*(tensor.split(4) for tensor in data()), strict=True):
+                now += 2
+                yield batch
+
+    def score(net: nn.Module) -> float:
+        nonlocal now
+        now += 1000
+        return margin(net)
+
+    estimates = []
+    wanted = TimeLimit.is_up
+
+    def watched(limit: TimeLimit, *given: Any, **options: Any) -> bool:
+        estimates.append(limit._epoch_seconds())
+        return wanted(limit, *given, **options)
+
+    monkeypatch.setattr("evoprune.run.time_limit.time.perf_counter", lambda: now)
+    monkeypatch.setattr(TimeLimit, "is_up", watched)
+    quick(model(), score, Slow(), guidance="magnitude", time_limit_seconds=1e9, batch_size=None)
+    assert estimates[0] == 1000 + 100 + 16 * 2
+
+
+def test_a_run_whose_time_was_up_once_only_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though what was left to do took less than was thought."""
+
+    def up(limit: TimeLimit, **_: int) -> bool:
+        return limit.state.stage is None and len(limit.state.history) == 1
+
+    monkeypatch.setattr(TimeLimit, "is_up", up)
+    events: list[dict[str, Any]] = []
+    result = quick(model(), sparsity=0.9, time_limit_seconds=60, listener=events.append)
+    assert [event["layers"] for event in events if event["event"] == "stage_start"][1:] == [[]]
+    assert result.summary["status"].endswith("because the time was up")
+
+
+def test_a_model_of_which_nothing_could_go_was_trained_all_the_same(tmp_path: Path) -> None:
+    result = quick(model(), layers=["5"], sparsity=0.001, out=tmp_path)  # a tenth of a weight
+    assert result.summary["status"] == "nothing could be pruned; the model was only fine-tuned"
+    dense = quick(model(), layers=["5"], sparsity=0.001, train=None, out=tmp_path / "dense")
+    assert dense.summary["status"] == "nothing could be pruned; the dense model is returned"
+    tuned = evoprune.finetune(tmp_path / "dense", 1, model=model(), score=evoprune.accuracy(data()), train=data())
+    assert tuned.summary["status"] == "nothing could be pruned; the model was only fine-tuned"

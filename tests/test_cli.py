@@ -23,7 +23,7 @@ from evoprune.cli import prune
 from evoprune.core import EvopruneError
 from evoprune.report.page import notes
 from evoprune.report.read import read_run
-from evoprune.run import later, make_settings
+from evoprune.run import later, make_settings, result
 from evoprune.run.journal import Journal
 from evoprune.surgery import FineTuner
 from evoprune.tasks import named_task
@@ -261,7 +261,9 @@ def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("where", [(FineTuner, "epoch"), (later, "side"), (later, "save_tensors")])
+@pytest.mark.parametrize(
+    "where", [(FineTuner, "epoch"), (later, "side"), (later, "save_tensors"), (result, "write_json")]
+)
 def test_a_finetune_that_is_interrupted_changes_nothing(
     evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:

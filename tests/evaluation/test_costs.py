@@ -114,3 +114,10 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_buffers_that_no_file_holds_are_no_bytes() -> None:
+    model = nn.Sequential(nn.Linear(100, 100))
+    before = costs("bytes", model)
+    model[0].register_buffer("mask", torch.ones(1, 1, 256, 256), persistent=False)
+    assert costs("bytes", model).dense == before.dense == 4 * 10_100

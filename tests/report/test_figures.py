@@ -63,7 +63,13 @@ def test_the_front_marks_the_result_unless_it_was_trained_since(run_dir):
     later = {"event": "stage_start", "stage": 99, "name": "more", "command": "evoprune.finetune('run', 1, 0.01)"}
     with (run_dir / "journal.jsonl").open("a") as journal:
         journal.write(json.dumps(later) + "\n")
+    assert front(read_run(run_dir)).picked == 1, "it was killed before it had changed anything"
+    assert len(read_run(run_dir).commands) == 1
+    with (run_dir / "journal.jsonl").open("a") as journal:
+        end = {"event": "stage_end", "stage": 99, "model_sparsity": pruned.sparsity, "val_score": 0.9, "layers": {}}
+        journal.write(json.dumps(end) + "\n")
     assert front(read_run(run_dir)).picked is None
+    assert len(read_run(run_dir).commands) == 2
     (run_dir / "config.json").write_text("{}")
     assert read_run(run_dir).commands == [], "of a run from Python none repeats it"
 

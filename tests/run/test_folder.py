@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -295,3 +298,25 @@ def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
     with pytest.raises(EvopruneError, match="cannot go on from") as error:
         load_state(path)
     assert "\n" not in str(error.value)
+
+
+def test_the_workers_of_a_loader_do_not_hold_the_lock(tmp_path: Path) -> None:
+    folder = Folder.create(tmp_path / "my run", make_settings(model="m"), overwrite=False)
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of newer versions of Python, about threads
+        worker.start()
+    try:
+        folder.close()
+        Folder.open(tmp_path / "my run")[0].close()
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def test_a_command_in_a_message_can_be_pasted(tmp_path: Path) -> None:
+    Folder.create(tmp_path / "my run", make_settings(model="m"), overwrite=False).close()
+    with pytest.raises(EvopruneError, match=r"`evoprune resume '.*/my run'`"):
+        Folder(tmp_path / "my run").check_vacant(overwrite=False)
+    with pytest.raises(EvopruneError, match=r"`evoprune resume '.*/my run'`"):
+        Folder(tmp_path / "my run").read_result()

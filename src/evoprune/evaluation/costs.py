@@ -96,8 +96,8 @@ def measure_costs(
         dense = sum(parameter.numel() for parameter in model.parameters())
         return Costs(kind, (1,) * len(layers), dense - sum(sizes), dense)
     if kind == "bytes":
-        stored = [*model.parameters(), *model.buffers()]
-        dense = sum(tensor.numel() * tensor.element_size() for tensor in stored)
+        stored = {id(tensor): tensor.nbytes for tensor in model.state_dict(keep_vars=True).values()}
+        dense = sum(stored.values())
         value = [weight_of(model, name).element_size() for name in names]
         units = tuple(size + _column_bytes(layer) for size, layer in zip(value, layers, strict=True))
         pointers = sum(POINTER_BYTES * (layer.shape[0] + 1) for layer in layers)

@@ -174,10 +174,8 @@ def notes(run: Run) -> list[str]:
     if not run.searched and run.floor is None:
         lines = [f"Nothing was chosen by validation {score}; the figures of the run show it."]
     if result is None or result.pruned.test_score is not None:
-        later = any(stage.start.command for stage in run.stages)
-        times = (
-            "at the end of the run and again after each later fine-tuning" if later else "once, at the end of the run"
-        )
+        again = "at the end of the run and again after each later fine-tuning"
+        times = again if run.tuned_later else "once, at the end of the run"
         lines.append(f"The test set is read {times}, and decides nothing.")
     else:
         lines.append(f"No test set was given, so no number here is free of selection: measure the {score} on new data.")

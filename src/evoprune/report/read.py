@@ -94,7 +94,7 @@ class Run:
     @property
     def tuned_later(self) -> list[str]:
         """The commands, or calls, that fine-tuned the model after the run's end."""
-        return [stage.start.command for stage in self.stages if stage.start.command]
+        return [stage.start.command for stage in self.stages if stage.start.command and stage.end is not None]
 
     @property
     def commands(self) -> list[str]:

@@ -108,7 +108,8 @@ def _status(runner: Runner, val_score: float) -> str:
     late = state.cut_short
     if all(bool(mask.all()) for mask in state.accepted.masks.values()):
         reason = " before the time was up" if late else " above the floor" if floor is not None else ""
-        return f"nothing could be pruned{reason}; the dense model is returned"
+        kept = any(outcome.accepted and not (settings.front and outcome.below_floor) for outcome in state.history)
+        return f"nothing could be pruned{reason}; {_TUNED if kept and state.finetune_epochs else _DENSE}"
     if floor is not None and val_score < floor:
         return _below(val_score, floor) + ("; the time was up" if late else "")
     gone, quantity = 1 - runner.cost() / runner.costs.dense, runner.costs.kind
@@ -129,6 +130,7 @@ def _status(runner: Runner, val_score: float) -> str:
 
 
 _BELOW = "the validation score"
+_DENSE, _TUNED = "the dense model is returned", "the model was only fine-tuned"
 
 
 def _below(val_score: float, floor: float) -> str:
@@ -143,4 +145,4 @@ def status_after_finetuning(summary: dict[str, Any], val_score: float) -> str:
     floor, status = summary.get("floor"), summary.setdefault("run_status", summary.get("status") or "complete")
     if floor is not None and val_score < floor:
         return _below(val_score, floor)
-    return "complete" if status.startswith(_BELOW) else str(status)
+    return "complete" if status.startswith(_BELOW) else str(status).replace(_DENSE, _TUNED)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from weakref import finalize
 
@@ -73,7 +75,7 @@ class Folder:
                 raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
             if begun and not overwrite:
                 raise EvopruneError(
-                    f"{path} already holds a run; go on with `evoprune resume {path}`, start over with"
+                    f"{path} already holds a run; go on with `evoprune resume {self.quoted}`, start over with"
                     " --overwrite, or choose another --out"
                 )
 
@@ -125,22 +127,28 @@ class Folder:
             EvopruneError: the run has not ended, or the file is damaged.
         """
         if not self.result.exists():
-            raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.path}`")
+            raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.quoted}`")
         content = read_object(self.result, self.remedy)
         validated(ResultFile, content, str(self.result), self.remedy)
         return content
+
+    @property
+    def quoted(self) -> str:
+        """Its path as a shell takes it."""
+        return quote(str(self.path))
 
     @property
     def remedy(self) -> str:
         """What to do where a file of the result is damaged or missing."""
         if self.before_finetune.exists():
             return "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
-        return f"delete {self.result.name} and run `evoprune resume {self.path}` to write it again"
+        return f"delete {self.result.name} and run `evoprune resume {self.quoted}` to write it again"
 
     def _acquire(self) -> None:
         try:
             self._lock = (self.state / "lock").open("w")
             finalize(self, self._lock.close)  # at the latest
+            os.register_at_fork(after_in_child=self._lock.close)  # else a loader's worker would hold the lock, too
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()

@@ -86,14 +86,20 @@ def finetune_later(
             tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()
         layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
+        pruned = side(task, task.model, masks, val_score)
         tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
         seconds = round(time.perf_counter() - begun, 3)
-        summary["pruned"] = side(task, task.model, masks, val_score)
+        summary["pruned"] = pruned
         summary["status"] = status_after_finetuning(summary, val_score)
         summary["finetune"]["epochs"] += epochs
         summary["finetune"]["seconds"] += seconds
         summary["seconds"] += seconds
-        save_tensors(before, folder.next_backup())
+        backup = folder.next_backup()
+        save_tensors(before, backup, {"model": summary["model"]})
         result = Result(task.model, masks, sparsity, val_score, front_of(summary), summary, folder.path, points)
-        result.save_model(folder.path)  # the front is there
+        try:
+            result.save_model(folder.path)  # the front is there
+        except BaseException:  # between the model and what is said of it
+            backup.replace(folder.model)
+            raise
     return result

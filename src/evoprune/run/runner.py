@@ -126,10 +126,11 @@ class Runner:
     def _next_stage(self) -> Stage | None:
         plan = partial(next_stage, self.settings, self.layers, self.state.history, self.task.train is not None)
         planned = plan(out_of_time=False, costs=self.costs)
-        if not self.limit.is_up():
+        if not self.state.late and not self.limit.is_up():
             return planned
         late = plan(out_of_time=True, costs=self.costs)
-        self.state.cut_short |= late != planned
+        if late != planned:
+            self.state.late = self.state.cut_short = True
         return late
 
     # -- search ------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ class Runner:
         state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned, below))
         layers = {layer.name: sparsity_of(state.now.masks, [layer]) for layer in self.layers}
         if self.settings.front:
-            state.front.append(FrontPoint(sparsity, val_score, state.now))
+            state.front.append(FrontPoint(sparsity, val_score, Kept(state.now.model, state.now.masks, {}, {})))
         if held and not (self.settings.front and below):
             state.accepted = state.now
             if self.folder is not None:
@@ -395,7 +396,7 @@ class Runner:
             try:
                 save_state(self.state, self.folder.snapshot)
             except EvopruneError as error:
-                raise EvopruneError(f"{error}, then `evoprune resume {self.folder.path}`") from error
+                raise EvopruneError(f"{error}, then `evoprune resume {self.folder.quoted}`") from error
             self.last_snapshot = now
 
 

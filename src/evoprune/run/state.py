@@ -39,7 +39,7 @@ class Kept:
 
 @dataclass
 class FrontPoint:
-    """A model that a stage of a front ended with."""
+    """A model that a stage of a front ended with: `kept` has no values and nothing of what left."""
 
     sparsity: float
     score: float
@@ -71,6 +71,8 @@ class RunState:
     seconds: float = 0.0
     cut_short: bool = False
     """Whether the time limit left something out that would have been done."""
+    late: bool = False
+    """Whether the time was up when the next stage was asked for: then only what ends the run follows."""
     journal_bytes: int = 0
     population: Population | None = None
     """Between generations bit genomes are packed, eight a byte: see `packed`."""
@@ -103,7 +105,7 @@ def save_state(state: RunState, path: Path) -> None:
     for name, kept in [("now", state.now), ("accepted", state.accepted), *points]:
         for part in fields(Kept):
             for key, tensor in getattr(kept, part.name).items():
-                written = pack_bits(tensor.flatten()) if part.name == "masks" else tensor
+                written = pack_bits(tensor.flatten()) if part.name == "masks" and kept.values else tensor
                 tensors[f"{name}/{part.name}/{key}"] = written
     if state.population is not None:
         tensors["population/genomes"] = state.population.genomes
@@ -175,7 +177,7 @@ def load_state(path: Path) -> RunState:
 def _kept(tensors: dict[str, Tensor]) -> Kept:
     values = under(tensors, "values/")
     masks = {
-        name: unpack_bits(packed, values[name].numel()).view(values[name].shape)
-        for name, packed in under(tensors, "masks/").items()
+        name: unpack_bits(mask, values[name].numel()).view(values[name].shape) if values else mask
+        for name, mask in under(tensors, "masks/").items()
     }
     return Kept(under(tensors, "model/"), masks, values, under(tensors, "left/"))

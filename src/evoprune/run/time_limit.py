@@ -59,7 +59,7 @@ class TimeLimit:
         Where images grow, never less than that: those so far were small.
         """
         state, train = self.state, self.task.train
-        if train is None:
+        if train is None or self.settings.finetune_epochs + self.settings.final_epochs == 0:
             return 0.0
         so_far = state.finetune_seconds / max(state.finetune_epochs, 1)
         if state.finetune_epochs and not self.settings.first_size:
@@ -69,9 +69,17 @@ class TimeLimit:
             self.task.val_score(model)
             scoring = time.perf_counter() - begun
             recipe = replace(self.settings.recipe(1, "constant"), first_size=0)
-            tuner = FineTuner(model, state.now.masks, FirstSteps(train, 1), recipe, self.teacher, loss=self.task.loss)
-            tuner.epoch(0, self.settings.seed)  # the first step is slower than all later ones
-            tuner.source, begun = FirstSteps(train, TIMED_STEPS), time.perf_counter()
-            tuner.epoch(0, self.settings.seed)
-            self.first_epoch = scoring + (time.perf_counter() - begun) / tuner.source.steps * train.steps
+            first = FirstSteps(train, 1 + TIMED_STEPS)
+            tuner = FineTuner(model, state.now.masks, first, recipe, self.teacher, loss=self.task.loss)
+            weight, ends = next(model.parameters()), list[float]()
+
+            def stepped(_: float) -> None:
+                weight.sum().item()  # waits for a GPU
+                ends.append(time.perf_counter())
+
+            begun = time.perf_counter()
+            tuner.epoch(0, self.settings.seed, on_step=stepped)
+            # What comes before the first step, such as the start of a loader, and what makes it slow, comes once.
+            step = (ends[-1] - ends[0]) / max(1, len(ends) - 1)
+            self.first_epoch = scoring + (ends[0] - begun) + step * (train.steps - 1)
         return max(so_far, self.first_epoch)
