@@ -84,7 +84,7 @@ def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
 
 
 def check_guidance(task: Task, settings: Settings) -> None:
-    """Whether there is what the rule of the settings looks at.
+    """Refuse a guidance that lacks what it looks at; warn where the order of the weights would be random.
 
     Raises:
         EvopruneError: it needs samples, and the run has none; or gradients, and a layer is frozen.
@@ -128,7 +128,7 @@ def check_guidance(task: Task, settings: Settings) -> None:
 
 
 def check_recalibration(task: Task) -> None:
-    """Whether there is what `recalibrate` measures, and what it measures it on.
+    """Refuse `recalibrate` without batch norms, or without training data to measure them on.
 
     Raises:
         EvopruneError: the model has no batch norm, or the run no training data.
@@ -140,7 +140,7 @@ def check_recalibration(task: Task) -> None:
 
 
 def check_training(task: Task, settings: Settings) -> None:
-    """Whether the loss of a few samples can be computed, and lead anywhere, before a search has been paid for.
+    """Try one step of training on a copy, so that what does not fit is found before a search is paid for.
 
     Raises:
         EvopruneError: it cannot.

@@ -93,7 +93,7 @@ class Evaluator(Protocol):
 
 
 def said(error: BaseException) -> str:
-    """The kind of somebody else's error and the first line of its message."""
+    """`RuntimeError: message`, in one line, of an error that a user's or a library's code raised."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
 

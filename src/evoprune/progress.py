@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -52,9 +51,7 @@ class ProgressView:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 

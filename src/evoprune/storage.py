@@ -60,7 +60,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Whether a file can be written there; none is.
+    """Raise where no file can be written; none is left there.
 
     Raises:
         EvopruneError: it cannot.

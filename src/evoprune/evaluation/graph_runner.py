@@ -45,7 +45,7 @@ class Step:
 
 
 class GraphRunner:
-    """See the module.
+    """Runs a split model: `shared` once for some samples, then `outputs` for any number of candidates.
 
     Args:
         split: of the model.

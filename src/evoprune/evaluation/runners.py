@@ -45,7 +45,7 @@ def candidate_weights(model: nn.Module, plans: Plans) -> dict[int, Tensor]:
 
 
 class OneByOne:
-    """Put each candidate's weights into the model and run it whole."""
+    """Run the whole model for each candidate, with its weights in place of the model's own."""
 
     def __init__(self, model: nn.Module, largest: int) -> None:
         self.model, self.largest = model, largest  # numbers of the largest value for one sample

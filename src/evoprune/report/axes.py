@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -69,7 +70,7 @@ def nan(value: float | None) -> float:
 
 def mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else math.nan
+    return fmean(known) if known else math.nan
 
 
 def spans(breaks: Sequence[Break], steps: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from evoprune.report import wording
 from evoprune.report.axes import score_axis
 from evoprune.report.front_figure import draw_front, front
 from evoprune.report.mask_figures import draw_mask, mask_image
@@ -49,7 +50,7 @@ class Drawing:
 def run_drawings(run: Run) -> list[Drawing]:
     """The curves of a run; a figure whose data is not there is left out."""
     scores, drawings = score_axis(run), []
-    score = "accuracy" if scores.accuracy else "score"
+    score = wording.score_word(scores.accuracy)
     if (layers := layer_sparsity(run)) is not None:
         drawings.append(
             Drawing(

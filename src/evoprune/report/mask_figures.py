@@ -97,8 +97,7 @@ def _row_of_filters(bits: NDArray[np.bool_]) -> MaskImage:
 def _tile(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
     """(rows, columns, height, width) to one plane, with a line of NaN between tiles."""
     rows, columns, height, width = tiles.shape
-    padded = np.full((rows, columns, height + 1, width + 1), np.nan, np.float32)
-    padded[:, :, :height, :width] = tiles
+    padded = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     plane = padded.transpose(0, 2, 1, 3).reshape(rows * (height + 1), columns * (width + 1))
     return plane[:-1, :-1]
 

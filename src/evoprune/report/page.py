@@ -25,7 +25,6 @@ __all__ = ["Tile", "headline", "notes", "write_report"]
 
 MOST = 0.9
 """Where fewer of the parameters may be pruned, the first sentence says so."""
-TIGHTENS = "the masks tightened while training"
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _final_tiles(run: Run, result: ResultFile) -> list[Tile]:
         )
     else:
         tiles.append(Tile("Floor", "none", validation))
-    full = TIGHTENS
+    full = wording.TIGHTENS
     if result.searched:
         full = _search_cost(search.evaluations, search.full_evaluations, search.seconds, search.peak_memory_mb)
     tiles.append(Tile("Candidates scored", wording.count(search.evaluations) if result.searched else "none", full))
@@ -151,7 +150,7 @@ def _tiles_so_far(run: Run) -> list[Tile]:
     full = max((generation.full_evaluations for generation in generations), default=0.0)
     scores = Tile("Candidates scored", wording.count(scored), _search_cost(scored, full))
     if not run.searched:
-        scores = Tile("Candidates scored", "none", TIGHTENS)
+        scores = Tile("Candidates scored", "none", wording.TIGHTENS)
     ended = sum(stage.end is not None for stage in run.stages)
     return [
         Tile("Sparsity so far", wording.percent(end.model_sparsity if end else 0.0), "after the last stage"),
@@ -278,7 +277,7 @@ def _search_cost(
 
 
 def _score_word(run: Run) -> str:
-    return "accuracy" if run.scores_are_accuracies else "score"
+    return wording.score_word(run.scores_are_accuracies)
 
 
 def _shown(value: object) -> str:

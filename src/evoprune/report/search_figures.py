@@ -35,7 +35,6 @@ class Curve:
     """One stage: the best candidate of each generation, and the range of all of its candidates."""
 
     number: int
-    label: str
     generation: list[int]
     best: list[float]
     lowest: list[float]
@@ -70,7 +69,6 @@ def sparsity_by_generation(run: Run) -> list[Panel]:
         ranges = [[s for s in [*g.candidates.sparsity, g.best.sparsity] if s is not None] for g in generations]
         curve = Curve(
             number=number,
-            label=legend_name(stage.label),
             generation=[before + g.generation for g in generations],
             best=[nan(g.best.sparsity) for g in generations],
             lowest=[min(values) for values in ranges],

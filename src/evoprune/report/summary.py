@@ -43,7 +43,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
     content = validated(ResultFile, result, "result.json")
     accuracy = content.scores_are_accuracies
     dense, pruned, search = content.dense, content.pruned, content.search
-    name = "accuracy" if accuracy else "score"
+    name = wording.score_word(accuracy)
     lines = [
         f"sparsity             {wording.percent(pruned.sparsity)}"
         f" ({wording.count(pruned.nonzero_weights)} of {wording.count(pruned.weights)} weights stay)"
@@ -64,7 +64,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{'floor':<20} {wording.score(content.floor, accuracy)} on validation: {met}")
     if content.status is not None and content.status != "complete":
         lines.append(f"{'status':<20} {content.status}")
-    searched = "none: the masks tightened while training"
+    searched = f"none: {wording.TIGHTENS}"
     if content.searched:
         cost = f"the cost of {search.full_evaluations:,.1f} full evaluations"
         took = wording.duration(search.seconds)

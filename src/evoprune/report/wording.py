@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from rich.filesize import decimal
 
-__all__ = ["count", "drop", "duration", "epochs", "percent", "score", "size", "spent"]
+__all__ = ["TIGHTENS", "count", "drop", "duration", "epochs", "percent", "score", "score_word", "size", "spent"]
 
 NONE = "\N{EN DASH}"
+TIGHTENS = "the masks tightened while training"
+
+
+def score_word(accuracy: bool) -> str:
+    """What a score is called."""
+    return "accuracy" if accuracy else "score"
 
 
 def count(value: float | None) -> str:

@@ -48,7 +48,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     masks, costs = state.accepted.masks, runner.costs
     val_score = float(task.val_score(task.model))
     dense_side = side(task, dense.to(device_of(task.model)), {}, state.dense_val_score)
-    evaluated = max(1, getattr(task.val_score, "samples", 1))
+    evaluated = getattr(task.val_score, "samples", 1)
     summary = {
         "model": settings.model,
         "data": settings.data,

@@ -191,20 +191,26 @@ class Runner:
         if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
             if state.step < stage.epochs:
                 self._epochs(stage, settings.finetune_schedule, 0, stage.epochs)
-            begun = state.step > stage.epochs
-            optional = stage.only_below_floor and not begun  # once begun, a resumed run does not ask again
-            floor = self.floor
-            needed = not optional or (floor is not None and self._val_score() < floor)
-            # Without them nothing might hold the floor; what does may wait for later stages.
-            if needed and optional and self._has_pruned() and self.limit.is_up(short_epochs=0):
-                state.cut_short = True
-            elif needed:
+            begun = state.step > stage.epochs  # then a resumed run does not ask again
+            if begun or self._wants_final_epochs(stage):
                 if not begun:
                     fits = self.limit.epochs_left(stage.final_epochs)
                     state.cut_short |= fits < stage.final_epochs
                     stage = state.stage = replace(stage, final_epochs=fits)
                 self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
         state.phase = "settle"
+
+    def _wants_final_epochs(self, stage: Stage) -> bool:
+        if not stage.only_below_floor:
+            return True
+        floor = self.floor
+        if floor is None or not self._val_score() < floor:
+            return False
+        # Without them nothing might hold the floor; what does may wait for later stages.
+        if self._has_pruned() and self.limit.is_up(tuned=True):
+            self.state.cut_short = True
+            return False
+        return True
 
     def _has_pruned(self) -> bool:
         return any(outcome.accepted and outcome.sparsity > 0 for outcome in self.state.history)
@@ -331,7 +337,7 @@ class Runner:
         self.task.model.load_state_dict(kept.model)
 
     def _check_fits(self, folder: Folder) -> None:
-        """Whether a snapshot is one of this model, which has the snapshot's weights afterwards."""
+        """Put the snapshot's weights into the model; raise where it is of another one."""
         state, shapes = self.state, {layer.name: layer.shape for layer in self.layers}
         for kept in (state.accepted, state.now):
             fits = {name: tuple(mask.shape) for name, mask in kept.masks.items()} == shapes

@@ -59,9 +59,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage gave: the model's sparsity over all its layers, its score, and whether it was kept.
+    """What a stage gave.
 
-    A stage of a front is kept below the floor, too.
+    Attributes:
+        target: as of the stage.
+        sparsity: of the model, over all its layers.
+        val_score: of the model after the stage.
+        accepted: whether it was kept; a stage of a front is below the floor, too.
+        polished: whether it had final epochs.
+        below_floor: whether its score was below the floor.
     """
 
     target: float
@@ -125,12 +131,12 @@ def _original(
                 Stage(len(stages), "fine-tuning", (), number, threshold, 0, final_epochs=settings.final_epochs)
             )
     done = len(history)
-    if out_of_time and done < len(stages):
-        if not history:
-            return stages[0]  # its search ends after one generation
-        tuned = history[-1].polished or stages[-1].layers
-        return None if tuned else replace(stages[-1], index=done)
-    return stages[done] if done < len(stages) else None
+    if done >= len(stages):
+        return None
+    if not out_of_time or not history:  # the search of a first stage ends after one generation
+        return stages[done]
+    tuned = history[-1].polished or stages[-1].layers
+    return None if tuned else replace(stages[-1], index=done)
 
 
 def _ladder(

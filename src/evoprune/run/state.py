@@ -28,7 +28,7 @@ class Kept:
         model: its state dict, pruned weights at zero.
         masks: what stays.
         values: the last values of all weights that may be pruned, so that a pruned one can come back.
-        left: int16, the number of the stage that pruned a weight, counted from 1; 0 where it stays.
+        left: int16, of each weight the number, from 1, of the stage in which it left the model; 0 while it stays.
     """
 
     model: dict[str, Tensor]

@@ -38,12 +38,12 @@ class TimeLimit:
         self.task, self.settings, self.state, self.teacher, self.elapsed = task, settings, state, teacher, elapsed
         self.first_epoch: float | None = None
 
-    def is_up(self, short_epochs: int | None = None) -> bool:
-        """Whether the time left is enough for no more than a stage's short fine-tuning and the final one."""
+    def is_up(self, tuned: bool = False) -> bool:
+        """Whether no more than a stage's final epochs fit into the time left, and unless `tuned` its short ones."""
         limit, settings = self.settings.time_limit_seconds, self.settings
         if limit is None:
             return False
-        epochs = settings.final_epochs + (settings.finetune_epochs if short_epochs is None else short_epochs)
+        epochs = settings.final_epochs + (0 if tuned else settings.finetune_epochs)
         return self.elapsed() + self._epoch_seconds() * epochs >= limit
 
     def epochs_left(self, wanted: int) -> int:

@@ -41,9 +41,9 @@ class CallableScore:
             raise
         except Exception as error:
             raise EvopruneError(f"the score function {name} raised {said(error)}") from error
-        if isinstance(value, (str, bytes)):
-            raise EvopruneError(f"the score function {name} returned a {type(value).__name__}; expected a number")
         try:
+            if isinstance(value, (str, bytes)):
+                raise TypeError
             number = float(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise EvopruneError(

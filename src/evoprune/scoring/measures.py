@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +36,7 @@ class Fidelity(DataScore):
     """
 
     upper_bound = 0.0
-
-    def __init__(self, inputs: Any, targets: Tensor | None = None) -> None:
-        super().__init__(inputs, targets)
-        self._dense: Tensor | None = None
+    _dense: Tensor | None = None
 
     def part(self, share: float) -> DataScore:
         """The same score on a share of the samples; outputs of the dense model, where they are known, are kept."""

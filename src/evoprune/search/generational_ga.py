@@ -19,7 +19,7 @@ __all__ = ["GenerationalGA"]
 
 @dataclass(frozen=True)
 class GenerationalGA(Algorithm):
-    """Generational GA.
+    """As many children as parents in each generation, and the best of both live on.
 
     Attributes:
         genes: what genomes are made of.

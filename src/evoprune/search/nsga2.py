@@ -20,7 +20,7 @@ __all__ = ["NSGA2"]
 
 @dataclass(frozen=True)
 class NSGA2(Algorithm):
-    """NSGA-II.
+    """As many children as parents in each generation; the less dominated live on, and of equals the lonelier.
 
     Attributes:
         genes: what genomes are made of.

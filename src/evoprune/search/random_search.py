@@ -15,7 +15,7 @@ __all__ = ["RandomSearch"]
 
 @dataclass(frozen=True)
 class RandomSearch(Algorithm):
-    """Random search.
+    """New random genomes in each generation; the best of all so far are kept.
 
     Attributes:
         genes: what genomes are made of.

@@ -20,7 +20,7 @@ __all__ = ["SteadyStateGA"]
 
 @dataclass(frozen=True)
 class SteadyStateGA(Algorithm):
-    """Steady-state GA.
+    """Two children at a time, and the best of all live on before the next are made.
 
     Attributes:
         genes: what genomes are made of.

@@ -127,7 +127,7 @@ def check_data_fits(model: nn.Module, data: Data) -> None:
 
 
 def check_size_fits(model: nn.Module, images: Tensor, recipes: Iterable[Recipe]) -> None:
-    """Whether the model takes (N, C, H, W) images as they grow in `recipes`.
+    """Raise unless the model takes (N, C, H, W) images at every size that they have in `recipes`.
 
     Raises:
         EvopruneError: it does not, or they are no square images.

@@ -1,4 +1,4 @@
-"""A cache of decoded splits, because decoding 60,000 small images takes longer than pruning's first look."""
+"""A cache of decoded splits: decoding 60,000 small images at every start would take many seconds."""
 
 from __future__ import annotations
 
