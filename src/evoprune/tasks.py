@@ -37,6 +37,7 @@ __all__ = [
 
 SAMPLES = 3000
 """Training samples that guidance looks at."""
+NO_FLOAT64 = ("mps", "meta")
 log = logging.getLogger("evoprune")
 
 
@@ -48,9 +49,9 @@ def given_task(
     check_state(model)
     warn_of_what_stays(model)
     device = device_of(model) if settings.device == "auto" else device_named(settings.device)
-    if device.type not in ("cpu", "cuda") and isinstance(score, DataScore):
+    if device.type in NO_FLOAT64 and isinstance(score, DataScore):
         raise EvopruneError(
-            f"scores built from data are computed on the CPU or on CUDA, and the model is on {device}; move it with"
+            f"scores built from data are sums in float64, which {device} does not have; move the model with"
             " model.to('cpu'), or give your own function model -> float as the score"
         )
     model.to(device)

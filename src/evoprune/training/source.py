@@ -233,7 +233,8 @@ def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
         if inputs and (batch_inputs.shape[1:], batch_targets.shape[1:]) != (inputs[0].shape[1:], targets[0].shape[1:]):
             continue
         if not inputs:
-            count = min(count, max(2, SAMPLES_BYTES // (batch_inputs[0].nbytes + batch_targets[0].nbytes)))
+            most = SAMPLES_BYTES * len(batch_inputs) // max(1, batch_inputs.nbytes + batch_targets.nbytes)
+            count = min(count, max(2, most))
         inputs.append(batch_inputs.cpu())
         targets.append(batch_targets.cpu())
         if sum(len(part) for part in inputs) >= count:
