@@ -1723,8 +1723,9 @@ def test_a_batch_of_a_loader_is_tried_whole() -> None:
             return float((candidate(nodes).argmax(1) == labels).float().mean())
 
     consistent(quick(net, score, [(nodes, labels)], guidance="magnitude"))
-    with pytest.raises(EvopruneError, match=r"cannot take two of them alone: IndexError.*guidance magnitude"):
-        quick(net, score, [(nodes, labels)])
+    for guidance in ("none", "wanda", "learned"):
+        with pytest.raises(EvopruneError, match=rf"{guidance} .* two of them alone: IndexError.*guidance magnitude"):
+            quick(net, score, [(nodes, labels)], guidance=guidance)
 
 
 def test_targets_that_are_not_one_a_sample_have_gradients_while_training_alone() -> None:
@@ -1749,6 +1750,8 @@ def test_a_drop_in_hundredths_of_a_percent_is_pointed_out(caplog: pytest.LogCapt
     assert "from 90 it may fall to 89.995; for a score in percent give max_drop=50" in caplog.text
     caplog.clear()
     quick(model(), lambda _: 0.9, max_drop=0.5)
+    quick(model(), lambda _: 90.0, max_drop=50)
+    quick(model(), lambda _: -2.3, max_drop=0.5)
     assert "hundredths" not in caplog.text
 
 
@@ -1854,3 +1857,10 @@ def test_a_model_of_which_nothing_could_go_was_trained_all_the_same(tmp_path: Pa
     assert dense.summary["status"] == "nothing could be pruned; the dense model is returned"
     tuned = evoprune.finetune(tmp_path / "dense", 1, model=model(), score=evoprune.accuracy(data()), train=data())
     assert tuned.summary["status"] == "nothing could be pruned; the model was only fine-tuned"
+
+
+def test_a_scripted_part_stays_as_it_is() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    consistent(quick(nn.Sequential(model(), scripted)))

@@ -17,6 +17,7 @@ from evoprune.checks import (
     check_dense,
     check_guidance,
     check_recalibration,
+    check_training,
     copied,
     warn_of_changing_buffers,
 )
@@ -218,6 +219,7 @@ def prune_named(settings: Settings, out: Path, overwrite: bool = False, listener
     Folder(out).check_vacant(overwrite)  # before the data is loaded
     with surroundings(settings) as warned:
         task, settings = named_task(settings)
+        check_training(task, settings)
         return _begin(task, settings, out, overwrite, listener, warned)
 
 

@@ -16,6 +16,7 @@ from evoprune.core import EvopruneError, few, forked_rng, resolve_layers, said, 
 from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
+from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.scoring import Accuracy, CallableScore, device_of
 from evoprune.surgery import batch_norms
 from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32
@@ -31,6 +32,8 @@ IGNORED = -100
 """The target that torch's cross-entropy leaves out."""
 IN_PERCENT = 1.5
 """A score above is no share of something."""
+LITTLE = 1e-3
+"""Share of a score that nobody means when they name a drop."""
 NEGLIGIBLE = 0.02
 """Share of the parameters that may be left out without a word."""
 log = logging.getLogger("evoprune")
@@ -56,12 +59,13 @@ def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
             f"the floor {floor:g} is above the dense model's own validation score {dense_val_score:.4f};"
             " give a --floor below it, or --max-drop in points"
         )
-    own = isinstance(task.val_score, CallableScore)
-    if own and settings.max_drop is not None and abs(dense_val_score) > IN_PERCENT:
+    drop = None if settings.max_drop is None else settings.max_drop / 100
+    own = isinstance(task.val_score, CallableScore) and abs(dense_val_score) > IN_PERCENT
+    if own and drop not in (None, DEFAULT_MAX_DROP / 100) and drop < LITTLE * abs(dense_val_score):
         log.warning(
             "max_drop is in hundredths of the score's unit: from %.6g it may fall to %.6g; for a score in percent give"
             " max_drop=%g, or floor=...",
-            dense_val_score, dense_val_score - settings.max_drop / 100, 100 * settings.max_drop,
+            dense_val_score, dense_val_score - drop, 10_000 * drop,
         )  # fmt: skip
     zeros = sum(int((weight_of(task.model, layer.name) == 0).sum()) for layer in task.layers)
     share = zeros / sum(layer.size for layer in task.layers)
@@ -95,17 +99,18 @@ def check_guidance(task: Task, settings: Settings) -> None:
             " evoprune.accuracy(loader)"
         )
     layers = resolve_layers(task.layers, settings.layers)
-    if settings.guidance == "none" and settings.preset == "default" and task.samples is not None:
+    watches = settings.guidance in ("none", "wanda", "learned") and settings.preset == "default"
+    if watches and task.samples is not None:
         try:
             seen = layers_seen(task.model, [layer.name for layer in layers], task.samples[0][:2])
         except Exception as error:  # whatever a user's model says
             raise EvopruneError(
-                f"--guidance none looks at samples, and the model cannot take two of them alone: {said(error)}; choose"
-                " guidance magnitude"
+                f"--guidance {settings.guidance} looks at samples, and the model cannot take two of them alone:"
+                f" {said(error)}; choose guidance magnitude"
             ) from error
         blind = [layer for layer in layers if layer.name not in seen]
         share = sum(layer.size for layer in blind) / sum(layer.size for layer in layers)
-        if share > NEGLIGIBLE:
+        if settings.guidance == "none" and share > NEGLIGIBLE:
             log.warning(
                 "the order in which weights go is random, not evolved, in layers that are not called as linear ones or"
                 " plain 2-d convolutions, or have too many inputs; %.0f %% of the weights: %s; guidance magnitude"
@@ -185,7 +190,7 @@ def check_training(task: Task, settings: Settings) -> None:
             if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):
                 raise TypeError("sparse gradients; make embeddings with sparse=False")
             settings.recipe(1, "constant").make_optimizer(tried).step()
-    except EvopruneError:
+    except (EvopruneError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a user's model says about its data
         raise EvopruneError(
@@ -266,7 +271,9 @@ def warn_of_what_stays(model: nn.Module) -> None:
     computed = [
         name
         for name, module in model.named_modules()
-        if "weight" not in module._parameters | module._buffers and isinstance(getattr(module, "weight", None), Tensor)
+        if "weight" not in module._parameters
+        and "weight" not in module._buffers
+        and isinstance(getattr(module, "weight", None), Tensor)
     ]
     if computed:
         log.warning(
@@ -290,12 +297,16 @@ def warn_of_what_stays(model: nn.Module) -> None:
 def warn_of_changing_buffers(model: nn.Module) -> Iterator[None]:
     """Warn where the buffers of a model change while it is scored."""
 
-    def versions() -> dict[str, int]:
-        return {name: buffer._version for name, buffer in model.named_buffers() if not buffer.is_inference()}
+    def values() -> dict[str, Tensor]:
+        return {
+            name: buffer.detach().to("cpu", torch.float64, copy=True).nan_to_num()
+            for name, buffer in model.named_buffers()
+            if buffer.is_floating_point() and buffer.layout is torch.strided
+        }
 
-    before = versions()
+    before = values()
     yield
-    if changed := [name for name, version in versions().items() if before.get(name, version) != version]:
+    if changed := [name for name, value in values().items() if name in before and not torch.equal(value, before[name])]:
         log.warning(
             "scoring changes buffers of the model, as observers of quantization do, so scores depend on what was scored"
             " before: %s; freeze them first, such as with model.apply(torch.ao.quantization.disable_observer)",

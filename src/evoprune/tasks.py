@@ -123,7 +123,6 @@ def named_task(
         first_samples(train, SAMPLES),
         Accuracy(data.test.inputs.to(device), data.test.targets.to(device)),
     )
-    check_training(task, settings)
     used = {
         "data": name if name in DATA_NAMES else str(Path(name).resolve()),
         "data_digest": settings.data_digest or digest,

@@ -302,10 +302,13 @@ def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
 
 def test_the_workers_of_a_loader_do_not_hold_the_lock(tmp_path: Path) -> None:
     folder = Folder.create(tmp_path / "my run", make_settings(model="m"), overwrite=False)
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    worker = context.Process(target=lambda: (begun.set(), time.sleep(600)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of newer versions of Python, about threads
         worker.start()
+    begun.wait()  # what follows a fork has run there
     try:
         folder.close()
         Folder.open(tmp_path / "my run")[0].close()

@@ -46,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
         )
     },
     "budget in bytes": {"sparsity": 0.6, "space": "allocation", "budget": "bytes", "finetune_epochs": 1},
+    "channels last": {"passes": [0.4, 0.7], "finetune_epochs": 1, "final_epochs": 0, "layout": torch.channels_last},
     "front": {"max_drop": 5.0, "front": True, "finetune_epochs": 1, "final_epochs": 1, "learning_rate": 0.01},
     "masks tighten in training": {
         "sparsity": 0.8, "guidance": "gradient", "finetune_epochs": 2, "final_epochs": 1, "population": None,
@@ -121,12 +122,13 @@ def objects(case: dict[str, Any]) -> tuple[nn.Module, Any, Any]:
         train = None
     elif case.get("train") == "loader":
         train = DataLoader(TensorDataset(*data()), 16, shuffle=True)
-    return copy.deepcopy(trained()), by_margin if case.get("score") == "function" else evoprune.accuracy(data()), train
+    net = copy.deepcopy(trained()).to(memory_format=case.get("layout", torch.contiguous_format))
+    return net, by_margin if case.get("score") == "function" else evoprune.accuracy(data()), train
 
 
 def start(case: dict[str, Any], out: Path, listener: Callable[[dict[str, Any]], None] | None = None) -> Any:
     net, score, train = objects(case)
-    options = {name: value for name, value in case.items() if name not in ("train", "score")}
+    options = {name: value for name, value in case.items() if name not in ("train", "score", "layout")}
     return evoprune.prune(net, score, train=train, out=out, listener=listener, **(COMMON | options))
 
 

@@ -198,9 +198,14 @@ class GraphRunner:
                 if b in self.split.from_input and isinstance(y, Tensor) and x.dim() == y.dim():
                     return ELEMENTWISE[node.target](x.unflatten(0, (run.candidates, -1)), y).flatten(0, 1)
         args, kwargs = map_arg((node.args, node.kwargs), value)
-        if node.target is operator.getitem and _picks_by_mask(args[1]):
+        if node.target is operator.getitem and _is_mask(args[1]) and self._depends_on_data(node.args[1]):
             raise UnsplittableError(f"the shape of {node.name} depends on the data")
         return self._call(node, args, kwargs)
+
+    def _depends_on_data(self, index: Any) -> bool:
+        sources: list[Node] = []
+        map_arg(index, sources.append)
+        return any(source in self.varied or source in self.split.from_input for source in sources)
 
     def _call(self, node: Node, args: Any, kwargs: Any) -> Any:
         if node.op == "call_module":
@@ -212,7 +217,7 @@ class GraphRunner:
         return self.split.attribute(str(node.target))
 
 
-def _picks_by_mask(index: Any) -> bool:
+def _is_mask(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)
 

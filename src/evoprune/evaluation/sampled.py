@@ -23,6 +23,9 @@ CPU_BLOCK_BYTES = 16 << 20
 SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS = 64, 1024, 8
 """Samples of a chunk, and how many chunks there should at least be, so that candidates can stop early."""
 
+COMPARED_SAMPLES = 512
+"""By which two kinds of arithmetic are compared."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -134,15 +137,17 @@ class SampledEvaluator:
         return {**plans, **{n: torch.ones(1, dtype=torch.bool).expand(candidates, *s) for n, s in shapes.items()}}
 
     def sample_scores(self, plans: Plans, dtype: torch.dtype) -> Tensor:
-        """(P,) scores on one chunk of samples from all over the data, in another arithmetic; nothing is kept."""
+        """(P,) scores on some samples from all over the data, in another arithmetic; nothing is kept."""
         before, self.dtype = self.dtype, dtype
-        rows = spread(self.samples, self.chunk)  # the hardest ones alone would be wrong in any arithmetic
+        values = []
         try:
             with evaluating(self.model), self._arithmetic():
                 weights = candidate_weights(self.model, plans)
-                shared = self._shared(rows)
-                outputs = self._outputs(weights, shared, rows).float()
-            return self.score.values(outputs, self.score.expected[rows].to(self.device)).double().mean(-1).cpu()
+                # Not the hardest ones, which would be wrong in any arithmetic.
+                for rows in spread(self.samples, COMPARED_SAMPLES).split(self.chunk):
+                    outputs = self._outputs(weights, self._shared(rows), rows).float()
+                    values.append(self.score.values(outputs, self.score.expected[rows].to(self.device)))
+            return torch.cat(values, dim=-1).double().mean(-1).cpu()
         finally:
             self.dtype = before
 

@@ -35,7 +35,7 @@ def gradient_effects(
         layers: the layers asked for.
         inputs: (N, ...), on any device.
         targets: (N,) class numbers, or what `loss` takes.
-        loss: (outputs, targets) -> a tensor of one number; the outputs come in float32.
+        loss: (outputs, targets) -> a tensor of one number; the outputs come in float32 at least.
     """
     weights = [weight_of(model, layer.name) for layer in layers]
     frozen = [weight for weight in weights if not weight.requires_grad]

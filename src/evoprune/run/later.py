@@ -15,7 +15,7 @@ from evoprune.run.result import Result, front_of, read_points
 from evoprune.run.runner import Listener
 from evoprune.run.settings import Settings
 from evoprune.run.task import Task
-from evoprune.storage import save_tensors
+from evoprune.storage import save_tensors, write_atomic
 from evoprune.surgery import FineTuner
 from evoprune.training import Recipe, TensorSource
 
@@ -97,9 +97,12 @@ def finetune_later(
         backup = folder.next_backup()
         save_tensors(before, backup, {"model": summary["model"]})
         result = Result(task.model, masks, sparsity, val_score, front_of(summary), summary, folder.path, points)
+        said_before = folder.result.read_bytes()
         try:
             result.save_model(folder.path)  # the front is there
         except BaseException:  # between the model and what is said of it
+            if folder.result.read_bytes() != said_before:
+                write_atomic(folder.result, said_before)
             backup.replace(folder.model)
             raise
     return result

@@ -40,7 +40,7 @@ layer are ordered, and `step` after every step of training."""
 
 SNAPSHOT_SECONDS = 5.0
 NOTICED = 0.02
-"""Share of the dense model's score whose loss in one epoch is no chance."""
+"""Of an accuracy, or as a share of a higher score: what is lost in one epoch by no chance."""
 log = logging.getLogger("evoprune")
 
 
@@ -246,7 +246,7 @@ class Runner:
                     tuner.tighten_to_the_end()
                 self._recalibrate()
             val_score = self._val_score()
-            if epoch == 0:
+            if epoch == 0 and not settings.first_size:  # on small images it says little
                 self._warn_of_learning_rate(val_score)
             state.step = epoch + 1
             state.epoch_scores.append(val_score)
@@ -262,7 +262,7 @@ class Runner:
     def _warn_of_learning_rate(self, val_score: float) -> None:
         """Where the first epoch after a search took more from the score than pruning did."""
         dense, found, self.found = self.state.dense_val_score, self.found, None
-        if found is not None and found - val_score > max(dense - found, NOTICED * abs(dense)):
+        if found is not None and found - val_score > max(dense - found, NOTICED * max(1.0, abs(dense))):
             log.warning(
                 "an epoch of fine-tuning took the validation score from %.4g to %.4g; if that is no accident, give a"
                 " lower learning rate than %g",
