@@ -41,7 +41,7 @@ from evoprune.run.settings import Settings, make_settings
 from evoprune.scoring import Accuracy, device_of
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, load_masks
-from evoprune.training import TensorSource
+from evoprune.training import TensorSource, repeatable
 from evoprune.zoo import BUILT_IN, Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
@@ -167,8 +167,9 @@ def by_rule(
                 continue
             recipe = settings.recipe(count, schedule)
             tuner = FineTuner(model, masks, source, recipe, teacher)
-            for epoch in range(count):
-                tuner.epoch(epoch, settings.seed, stage.index, first, 1)  # the streams of `evoprune prune`
+            with repeatable():
+                for epoch in range(count):
+                    tuner.epoch(epoch, settings.seed, stage.index, first, 1)  # the streams of `evoprune prune`
             epochs += count
             tuner.close()
         if stage.target not in goals(settings):

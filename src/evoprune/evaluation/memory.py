@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["bytes_of", "is_out_of_memory", "reuse_freed_memory"]
 
-SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine")
 """By the CPU's allocator and by libraries of the GPU."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

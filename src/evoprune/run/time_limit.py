@@ -79,6 +79,7 @@ class TimeLimit:
 
             begun = time.perf_counter()
             tuner.epoch(0, self.settings.seed, on_step=stepped)
+            tuner.close()
             # What comes before the first step, such as the start of a loader, and what makes it slow, comes once.
             step = (ends[-1] - ends[0]) / max(1, len(ends) - 1)
             self.first_epoch = scoring + (ends[0] - begun) + step * (train.steps - 1)

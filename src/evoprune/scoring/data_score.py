@@ -103,6 +103,8 @@ class DataScore:
                 inputs = self.inputs[part].to(device, copy=True)  # a model may change its input in place
                 try:
                     outputs = model(inputs)
+                except torch.OutOfMemoryError:
+                    raise
                 except Exception as error:  # whatever a user's model says about these inputs
                     raise EvopruneError(
                         f"the model cannot take the scoring data, {inputs.dtype} of shape {tuple(inputs.shape)}:"

@@ -39,6 +39,8 @@ def watch_inputs(
         return hook
 
     prefix = prefix_of(model)
+    if isinstance(model, nn.DataParallel):  # hooks would see a part of each batch on every GPU
+        model, prefix = model.module, ""
     at_once = max(1, min(BATCH, BATCH_BYTES // (4 * largest_numel(model, inputs))))
     with evaluating(model), layer_by_layer(), ExitStack() as hooks:
         for path, module in model.named_modules():

@@ -61,13 +61,18 @@ class FineTuner:
         self.weights = [(weight_of(model, name), name) for name in masks]
         self._set(masks)
         self.optimizer = recipe.make_optimizer(model)
-        self.optimizer.register_step_pre_hook(lambda *_: self._clear_gradients())
+        self.hook = self.optimizer.register_step_pre_hook(lambda *_: self._clear_gradients())
         apply_masks(model, masks)
         # Convolutions are faster so, by a fifth for LeNet-5 on a CPU; `close` puts the usual layout back.
         set_memory_format(model, torch.channels_last)
 
     def close(self) -> None:
-        """Give the weights their usual memory layout back, so that what is computed next does not depend on it."""
+        """Give the weights their usual memory layout back, so that what is computed next does not depend on it.
+
+        Gradients and the optimizer's state are let go of.
+        """
+        self.hook.remove()  # else optimizer and tuner hold each other
+        self.optimizer.zero_grad()
         set_memory_format(self.model, torch.contiguous_format)
 
     def epoch(self, epoch: int, seed: int, *path: int, on_step: Callable[[float], None] | None = None) -> float:

@@ -28,6 +28,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
         inputs: (N, ...) samples of the training data, two at least, on any device.
         batch_size: samples at a time at most; batches are of equal size, and count alike.
     """
+    model = model.module if isinstance(model, nn.DataParallel) else model  # a replica would keep what it measures
     norms = batch_norms(model)
     momentum = [norm.momentum for norm in norms]
     with evaluating(model):

@@ -206,7 +206,8 @@ class LoaderSource:
                 )
             # A model may change its inputs in place, a loss the targets, and a list of batches is iterated again.
             to = torch.device(self.device)
-            at_once = to.type == "cuda"  # from pinned memory; the other way the values might be read too early
+            # From memory that a DataLoader has pinned anew for each batch; another might fill it again too early.
+            at_once = to.type == "cuda" and bool(getattr(self.loader, "pin_memory", False))
             yield Batch(inputs.to(to, non_blocking=at_once, copy=True), targets.to(to, non_blocking=at_once, copy=True))
 
 
