@@ -101,8 +101,8 @@ def tuned_table(trials: Trials) -> str:
         for target in targets:
             found = [trial["test_score"] for trial in own if trial["target"] == target]
             cells.append(f"{spread(found)} ({len(found)})" if found else "")
-        last = [trial for trial in own if trial["target"] == targets[-1]] or own
-        cost = f"{mean(trial['epochs'] for trial in last):.0f} | {mean(trial['search_epochs'] for trial in last):.0f}"
+        last = [trial for trial in own if trial["target"] == targets[-1]]
+        cost = " | ".join(f"{mean(t[name] for t in last):.0f}" if last else "" for name in ("epochs", "search_epochs"))
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {cost} |")
     return "\n".join(lines)
 
