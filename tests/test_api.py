@@ -992,15 +992,18 @@ def test_a_run_from_python_is_fine_tuned_and_evaluated_with_its_model(tmp_path: 
         assert found[name] == found["recorded"][name] == tuned.summary["pruned"][name]
 
 
+class Pair(nn.Module):
+    """Gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = model()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(x), x
+
+
 def test_a_model_that_gives_a_tuple_cannot_be_trained() -> None:
-    class Pair(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = model()
-
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return self.inner(x), x
-
     with pytest.raises(EvopruneError, match=r"gives a tuple, and cross-entropy needs logits \(N, C\)"):
         quick(Pair(), lambda _: 1.0)
 
@@ -1595,15 +1598,6 @@ def test_guidance_looks_at_samples_of_all_classes(monkeypatch: pytest.MonkeyPatc
 
 def test_where_nothing_is_fine_tuned_no_teacher_is_asked() -> None:
     """Training data may be there for guidance alone; the outputs of this model no teacher's loss could take."""
-
-    class Pair(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = model()
-
-        def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-            return self.inner(inputs), inputs
-
     consistent(quick(Pair(), lambda net: margin(net.inner), finetune_epochs=0, final_epochs=0))  # type: ignore[arg-type]
     options = {"finetune_epochs": 0, "final_epochs": 0, "time_limit_seconds": 60}
     consistent(quick(Pair(), lambda net: margin(net.inner), **options))  # type: ignore[arg-type]

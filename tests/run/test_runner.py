@@ -6,24 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import evoprune
 from evoprune.core import weight_of
 from evoprune.run import runner
 from evoprune.surgery import FineTuner
 
+from .conftest import data, net
+
 QUICK = {"threads": 1, "batch_size": 50}
-
-
-def data() -> tuple[Tensor, Tensor]:
-    inputs = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    return inputs, (inputs[:, 0] > 0).long()
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 2))
 
 
 def search(**options: Any) -> dict[str, Any]:

@@ -22,17 +22,9 @@ from evoprune.search import BudgetedBits, Shares, lexicographic_order, make_algo
 from evoprune.spaces import WeightSpace
 from evoprune.surgery import global_threshold
 
+from .conftest import data, net
+
 QUICK = {"population": 4, "generations": 2, "finetune_epochs": 1, "final_epochs": 1, "threads": 1}
-
-
-def data() -> tuple[Tensor, Tensor]:
-    inputs = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    return inputs, (inputs[:, 0] > 0).long()
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 2))
 
 
 def pruned(**options: Any) -> evoprune.Result:

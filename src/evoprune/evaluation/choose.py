@@ -18,7 +18,7 @@ from evoprune.evaluation.precision import bfloat16_suits
 from evoprune.evaluation.reference import ReferenceEvaluator, masked
 from evoprune.evaluation.runners import BatchRunner, OneByOne, candidate_weights
 from evoprune.evaluation.sampled import Needs, SampledEvaluator
-from evoprune.scoring import DataScore, as_score, device_of, evaluating, largest_numel
+from evoprune.scoring import DataScore, as_score, device_of, evaluating, largest_numel, unwrapped
 
 __all__ = ["WAYS", "Way", "make_evaluator"]
 
@@ -64,8 +64,7 @@ def make_evaluator(
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:
         return ReferenceEvaluator(model, score)
-    if isinstance(model, nn.DataParallel):
-        model = model.module
+    model = unwrapped(model)
     score.bind(model)
     if _mixes_samples(model, score):
         log.warning(

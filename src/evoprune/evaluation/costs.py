@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from evoprune.core import EvopruneError, Layer, weight_of
-from evoprune.scoring import device_of, evaluating, first_input
+from evoprune.scoring import device_of, evaluating, first_input, unwrapped
 
 __all__ = ["Costs", "measure_costs"]
 
@@ -120,7 +120,7 @@ def _uses(model: nn.Module, layers: Sequence[Layer], sample: Tensor | None) -> d
     if sample is None:
         raise EvopruneError("--budget flops runs the model on one input; pass train=..., or a score built from data")
     with _counted(model, layers) as uses, evaluating(model):
-        (model.module if isinstance(model, nn.DataParallel) else model)(sample.to(device_of(model), copy=True))
+        unwrapped(model)(sample.to(device_of(model), copy=True))
     uncounted = [f"{layer.name!r} ({layer.kind})" for layer in layers if not uses[layer.name]]
     uncounted += [type(module).__name__ for module in model.modules() if isinstance(module, RECURRENT)]
     if uncounted:

@@ -11,7 +11,7 @@ from torch import nn
 
 from evoprune.core import forked_rng
 
-__all__ = ["device_of", "eval_mode", "evaluating", "layer_by_layer"]
+__all__ = ["device_of", "eval_mode", "evaluating", "layer_by_layer", "unwrapped"]
 
 
 @contextmanager
@@ -82,3 +82,8 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter is; the CPU for a model without any."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside nn.DataParallel, whose replicas would each see a part of a batch and keep what they measure."""
+    return model.module if isinstance(model, nn.DataParallel) else model

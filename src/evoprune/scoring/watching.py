@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from evoprune.core import prefix_of
-from evoprune.scoring.modes import device_of, evaluating, layer_by_layer
+from evoprune.scoring.modes import device_of, evaluating, layer_by_layer, unwrapped
 
 __all__ = ["CONVOLUTIONS", "first_input", "largest_numel", "watch_inputs"]
 
@@ -38,17 +38,16 @@ def watch_inputs(
 
         return hook
 
-    prefix = prefix_of(model)
-    if isinstance(model, nn.DataParallel):  # hooks would see a part of each batch on every GPU
-        model, prefix = model.module, ""
-    at_once = max(1, min(BATCH, BATCH_BYTES // (4 * largest_numel(model, inputs))))
-    with evaluating(model), layer_by_layer(), ExitStack() as hooks:
-        for path, module in model.named_modules():
+    inner = unwrapped(model)
+    prefix = prefix_of(model) if inner is model else ""  # names are those inside already
+    at_once = max(1, min(BATCH, BATCH_BYTES // (4 * largest_numel(inner, inputs))))
+    with evaluating(inner), layer_by_layer(), ExitStack() as hooks:
+        for path, module in inner.named_modules():
             name = path.removeprefix(prefix)
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
         for batch in inputs.split(at_once):
-            model(batch.to(device_of(model), copy=True))  # it may change them in place
+            inner(batch.to(device_of(inner), copy=True))  # it may change them in place
 
 
 def largest_numel(model: nn.Module, inputs: Tensor) -> int:

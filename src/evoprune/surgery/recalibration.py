@@ -10,7 +10,7 @@ import math
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evoprune.scoring import device_of, evaluating
+from evoprune.scoring import device_of, evaluating, unwrapped
 
 __all__ = ["batch_norms", "recalibrate"]
 
@@ -28,7 +28,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
         inputs: (N, ...) samples of the training data, two at least, on any device.
         batch_size: samples at a time at most; batches are of equal size, and count alike.
     """
-    model = model.module if isinstance(model, nn.DataParallel) else model  # a replica would keep what it measures
+    model = unwrapped(model)
     norms = batch_norms(model)
     momentum = [norm.momentum for norm in norms]
     with evaluating(model):
