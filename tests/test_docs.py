@@ -12,9 +12,11 @@ from evoprune.cli import app
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-COMMANDS = {
-    name: {option for parameter in command.params for option in parameter.opts}
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+PARAMETERS = {name: command.params for name, command in typer.main.get_command(app).commands.items()}  # type: ignore[attr-defined]
+COMMANDS = {name: {option for parameter in found for option in parameter.opts} for name, found in PARAMETERS.items()}
+REQUIRED = {
+    name: {parameter.opts[0] for parameter in found if parameter.required and parameter.opts[0].startswith("--")}
+    for name, found in PARAMETERS.items()
 }
 
 
@@ -40,6 +42,8 @@ def test_links_and_commands_exist(page: Path) -> None:
             assert words[1] in COMMANDS, line
             options = {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")}
             assert options <= COMMANDS[words[1]] | {"--help"}, line
+            if len(words) > 2 and not words[2].startswith("-"):  # to be typed, not only spoken of
+                assert options >= REQUIRED[words[1]], line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -50,4 +54,5 @@ def test_no_number_is_left_to_be_filled_in(page: Path) -> None:
 def test_there_are_pages_and_commands() -> None:
     assert {"demo", "test"} <= TARGETS
     assert "--sparsity" in COMMANDS["prune"]
+    assert REQUIRED["train"] == {"--data", "--out"}
     assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} <= {page.name for page in PAGES}

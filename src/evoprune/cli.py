@@ -50,15 +50,15 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="lenet5, lenet5-caffe, resnet18, or package.module:factory (a callable that returns an nn.Module).",
+        help=f"{', '.join(BUILT_IN)}, or package.module:factory (a callable that returns an nn.Module).",
     ),
 ]
 Checkpoint = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Trained weights: .safetensors, a PyTorch state dict, or the name of a built-in model, whose own are the"
-        " default.",
+        help="Trained weights: .safetensors, a PyTorch state dict, or the name of a built-in model; a built-in model"
+        " has its shipped ones by default.",
     ),
 ]
 DataName = Annotated[
@@ -110,18 +110,23 @@ def prune(
     floor: Annotated[float | None, typer.Option(help="Validation score to keep; accuracy from 0 to 1.")] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Points of validation score that may be lost: 0.5 of accuracy 0.99 leaves 0.985."),
+        typer.Option(
+            help="Points of validation score to lose: 0.5 of accuracy 0.99 leaves 0.985; 0.75 if no goal is given."
+        ),
     ] = None,
     sparsity: Annotated[
-        float | None, typer.Option(help="Share of zeros to reach in the layers that are pruned, from 0 to 1.")
+        float | None,
+        typer.Option(
+            help="Share of zeros to reach in the pruned layers, from 0 to 1; without a floor whatever the score."
+        ),
     ] = None,
     passes: Annotated[str | None, typer.Option(help="Sparsity of each pass, such as 0.6,1.0.")] = None,
     front: Annotated[
         bool, typer.Option("--front", help="Keep every stage's model; the floor picks the result.")
     ] = False,
     alpha: Annotated[float | None, typer.Option(help="Weight of sparsity in the original fitness.")] = None,
-    population: Annotated[int | None, typer.Option(help="Genomes.")] = None,
-    generations: Annotated[int | None, typer.Option(help="Of each stage.")] = None,
+    population: Annotated[int | None, typer.Option(help="Genomes; 12 by default, 8 for resnet18.")] = None,
+    generations: Annotated[int | None, typer.Option(help="Of each stage; 5 by default.")] = None,
     crossover_rate: Annotated[
         float | None, typer.Option(help="Probability that a child has two parents; of ga, steady and nsga2.")
     ] = None,
@@ -161,7 +166,7 @@ def prune(
             help="90s, 10m or 1h; ends in a valid, fine-tuned result: one generation and its tuning at least."
         ),
     ] = None,
-    memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use.")] = None,
+    memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use; 1024 by default.")] = None,
     scoring: Annotated[
         str | None, typer.Option(help="Fast ways to use, of prefix, batched, racing, precision (all), or reference.")
     ] = None,
@@ -331,7 +336,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest of the schedule.")] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Pixels a side of a square that each image loses.")] = None,
     first_size: Annotated[int | None, typer.Option(help="Pixels a side of the first images; 0: full size.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,

@@ -132,7 +132,7 @@ class Settings(BaseModel):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # SEED.md: the reference system's numbers. One layer alone: see `make_settings`.
+    # The reference system's numbers: docs/original.md. One layer alone: see `make_settings`.
     "original": {
         "population": 10,
         "generations": 25,

@@ -84,7 +84,7 @@ BUILT_IN: dict[str, BuiltIn] = {
                 "finetune_epochs": 1,
                 "final_epochs": 10,
             },
-            # SEED.md: the reference system's numbers.
+            # The reference system's numbers: docs/original.md.
             "original": {
                 "generations": 15,
                 "floor": 0.88,
