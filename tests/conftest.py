@@ -1,6 +1,7 @@
 """What several rooms' tests share: real digits on disk, and the command line in this process."""
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -20,6 +21,8 @@ from evoprune.zoo import mnist_sample
 
 hypothesis.settings.register_profile("evoprune", deadline=None)  # machines are shared: no test has a time limit
 hypothesis.settings.load_profile("evoprune")
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "PY_COLORS", "COLUMNS", "LINES", "PYTHONWARNINGS", "PYTHONDEVMODE"):
+    os.environ.pop(name, None)  # they change what is printed
 torch.set_num_threads(1)  # operations of a few microseconds only wait for each other on more
 
 

@@ -18,6 +18,7 @@ from evoprune.surgery import FineTuner
 def trials(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs benchmarks/quality.py with these methods; returns its trials by method."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record, "provenance", lambda: {"commit": "0"})  # which an edit in the meantime would change
 
     def run(*methods: str, beside: str = "none", more: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
         words = ["--data", str(digits), "--sparsities", "0.5", *more, "--seeds", "1", "--final-epochs", "1"]

@@ -159,21 +159,13 @@ def check_training(task: Task, settings: Settings) -> None:
     has_loss = epochs > 0 or settings.guidance == "gradient"  # else it only shows guidance what inputs look like
     targets = source.targets if isinstance(source, TensorSource) else samples[1]
     classifies = has_loss and own is None
-    if classifies and targets.is_floating_point() and not _are_probabilities(targets):
-        raise EvopruneError(
-            f"the training data has targets {tuple(targets.shape)} {targets.dtype}, and fine-tuning is by"
-            " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or a loss of your own, such"
-            " as loss=torch.nn.functional.mse_loss"
-        )
-    if targets.dim() > 2 and (settings.augmentation or settings.first_size):
-        raise EvopruneError(
-            f"shift, flip, cutout and first_size change inputs alone, and the targets are {tuple(targets.shape)}; leave"
-            " them out, and let a loader augment both"
-        )
+    _check_targets(targets, classifies, settings)
     tried, device = copied(model), device_of(model)
     inputs, labels = samples[0][:2], samples[1][:2]
     if isinstance(source, LoaderSource):  # a whole batch, for not every model or loss can take a part of one
         inputs, labels, _ = next(iter(source.batches(torch.Generator().manual_seed(0))))
+    if not epochs:
+        _unfreeze(tried)  # guidance asks for the gradients of frozen weights, too
     tried.train(epochs > 0)  # auxiliary outputs show only in train mode
     try:
         with (
@@ -190,6 +182,9 @@ def check_training(task: Task, settings: Settings) -> None:
             if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in tried.parameters()):
                 raise TypeError("sparse gradients; make embeddings with sparse=False")
             settings.recipe(1, "constant").make_optimizer(tried).step()
+        if epochs and classifies and settings.distill:
+            with torch.no_grad():
+                _check_teacher(tried.eval()(inputs.to(device, copy=True)))
     except (EvopruneError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a user's model says about its data
@@ -198,6 +193,39 @@ def check_training(task: Task, settings: Settings) -> None:
         ) from error
     if classifies and not targets.is_floating_point():
         _check_labels(targets[targets != IGNORED], outputs.shape[1])
+
+
+def _check_targets(targets: Tensor, classifies: bool, settings: Settings) -> None:
+    if classifies and targets.is_floating_point() and not _are_probabilities(targets):
+        raise EvopruneError(
+            f"the training data has targets {tuple(targets.shape)} {targets.dtype}, and fine-tuning is by"
+            " cross-entropy: give class numbers (N,) or probabilities (N, C) that sum to 1, or a loss of your own, such"
+            " as loss=torch.nn.functional.mse_loss"
+        )
+    if targets.dim() > 2 and (settings.augmentation or settings.first_size):
+        raise EvopruneError(
+            f"shift, flip, cutout and first_size change inputs alone, and the targets are {tuple(targets.shape)}; leave"
+            " them out, and let a loader augment both"
+        )
+
+
+def _unfreeze(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+
+def _check_teacher(outputs: Any) -> None:
+    """The dense model teaches in eval mode, where a model may give something else than in training."""
+    if not isinstance(outputs, Tensor):
+        raise EvopruneError(
+            f"the model gives a {type(outputs).__name__} in eval mode, and as the teacher of fine-tuning it has to give"
+            " logits (N, C); give distill=0, or a loss of your own"
+        )
+    if _are_probabilities(outputs):
+        log.warning(
+            "the model gives probabilities in eval mode, and what it teaches in fine-tuning is read as logits; give"
+            " distill=0, or a model without its softmax"
+        )
 
 
 def _check_parameters(model: nn.Module) -> None:

@@ -134,7 +134,7 @@ def named_task(
 
 def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, source: object = None) -> nn.Module:
     """The model of the settings with `weights`, or with those of its checkpoint."""
-    if settings.data is None and weights is not None:
+    if settings.has_train is not None:
         raise EvopruneError(
             "this run was started from Python with a model of its own, so give that and the score again:"
             " evoprune.resume(folder, model, score, train=...), and likewise model=..., score=... to evoprune.finetune"

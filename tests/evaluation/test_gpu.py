@@ -25,5 +25,5 @@ def test_scores_on_a_gpu_are_the_references(name: str) -> None:
     evaluator = make_evaluator(model, score, [layer.name for layer in layers])
     assert isinstance(evaluator, SampledEvaluator)
     found = evaluator({name: masks.cuda() for name, masks in plans.items()})
-    torch.testing.assert_close(found.score, wanted.score, rtol=0, atol=1 / len(targets))
+    torch.testing.assert_close(found.score, wanted.score, rtol=0, atol=1.5 / len(targets))  # one sample
     torch.testing.assert_close(found.loss, wanted.loss, rtol=1e-3, atol=1e-3)

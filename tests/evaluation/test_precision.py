@@ -1,5 +1,7 @@
 """bfloat16 is used only where the hardware has it, the model is heavy, and the scores agree."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,16 +60,17 @@ class OwnConv(nn.Conv2d):
 
 
 @pytest.mark.parametrize(
-    ("model", "shape"),
+    ("make", "shape"),
     [
-        (nn.Sequential(OwnConv(2, 4, 3), nn.Flatten(), nn.Linear(16, 4)), (2, 4, 4)),
-        (nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 4)), (2, 2, 2)),
-        (Branching(), (8,)),  # the whole model is called for each candidate
+        (lambda: nn.Sequential(OwnConv(2, 4, 3), nn.Flatten(), nn.Linear(16, 4)), (2, 4, 4)),
+        (lambda: nn.Sequential(nn.ConvTranspose2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 4)), (2, 2, 2)),
+        (Branching, (8,)),  # the whole model is called for each candidate
     ],
     ids=["own layer", "transposed", "untraceable"],
 )
-def test_each_candidate_has_its_own_weights_in_bfloat16(model: nn.Module, shape: tuple[int, ...]) -> None:
+def test_each_candidate_has_its_own_weights_in_bfloat16(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
+    model = make()
     inputs = torch.randn(64, *shape)
     name = prunable_layers(model)[0].name
     evaluator = make_evaluator(model, NegativeLoss(inputs, torch.randint(4, (64,))), [name])

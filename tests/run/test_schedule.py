@@ -77,7 +77,7 @@ def test_the_original_out_of_time_tunes_once_and_ends(time_for: int) -> None:
 
 
 def test_the_ladder_rises_to_exactly_the_sparsity_asked_for() -> None:
-    for sparsity in (0.1, 0.5, 0.51, 0.9, 0.965, 0.99):
+    for sparsity in (0.1, 0.5, 0.51, 2 / 3, 0.9, 0.965, 0.99):
         stages, history = play(sparsity=sparsity)
         assert targets(stages)[-1] == sparsity
         assert targets(stages) == sorted(set(targets(stages)))

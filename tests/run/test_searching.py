@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import evoprune
 from evoprune import EvopruneError
 from evoprune.core import Layer, Masks, Plans, Scores, prunable_layers, weight_of
-from evoprune.evaluation import make_evaluator
+from evoprune.evaluation import SampledEvaluator, make_evaluator
 from evoprune.guidance import learned
 from evoprune.guidance.learned import CANDIDATES
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
@@ -73,6 +73,20 @@ def test_a_mixture_spends_the_second_part_of_a_stage_on_bits(algorithm: str) -> 
     kept = {name: weight_of(net(), name)[mask].abs().min() for name, mask in result.masks.items()}
     gone = {name: weight_of(net(), name)[~mask].abs().max() for name, mask in result.masks.items()}
     assert any(gone[name] > kept[name] for name in kept)
+
+
+def test_the_memory_of_those_who_screen_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[SampledEvaluator] = []
+
+    def watched(*given: Any, **options: Any) -> Any:
+        made.append(make_evaluator(*given, **options))
+        return made[-1]
+
+    monkeypatch.setattr(searching, "make_evaluator", watched)
+    found = pruned(passes=[0.6], algorithm="evopress").summary["search"]["peak_memory_mb"]
+    assert len(made) == 3
+    assert all(evaluator.peak_bytes > 0 for evaluator in made)
+    assert found == round(sum(evaluator.peak_bytes for evaluator in made) / 2**20, 1) > 0
 
 
 def test_screening_scores_most_candidates_on_few_samples() -> None:

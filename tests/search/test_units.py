@@ -186,6 +186,14 @@ def test_ranks_are_nested_masks_of_falling_size(
         assert int((rank >= level).sum()) == expected
 
 
+def test_no_fraction_becomes_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, moment, _ = layer(3, 8, 0)
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
+    rank = nested_ranks(weight, moment, torch.ones(3, 8, dtype=torch.bool), 0.1, rng(0), generations=0)
+    assert float(rank.max()) < 7
+    assert int((rank >= 1).sum()) < 24
+
+
 def test_ranks_order_weights_far_better_than_chance() -> None:
     weight, moment, _ = layer(8, 32, 2, correlated=2.0)
     rank = nested_ranks(weight, moment, torch.ones(8, 32, dtype=torch.bool), 0.1, rng(0))

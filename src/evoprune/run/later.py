@@ -87,7 +87,6 @@ def finetune_later(
         tuner.close()
         layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
         pruned = side(task, task.model, masks, val_score)
-        tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
         seconds = round(time.perf_counter() - begun, 3)
         summary["pruned"] = pruned
         summary["status"] = status_after_finetuning(summary, val_score)
@@ -100,6 +99,7 @@ def finetune_later(
         said_before = folder.result.read_bytes()
         try:
             result.save_model(folder.path)  # the front is there
+            tell("stage_end", model_sparsity=sparsity, val_score=val_score, layers=layers, accepted=True)
         except BaseException:  # between the model and what is said of it
             if folder.result.read_bytes() != said_before:
                 write_atomic(folder.result, said_before)

@@ -110,15 +110,17 @@ class Runner:
                 break
             if state.stage is None:
                 generations = 0 if self.settings.tightens or not stage.layers else self.settings.generations
-                state.stage, state.phase, state.step = stage, "search" if generations else "finetune", 0
+                state.stage, state.phase, state.step = stage, "search" if generations else "short", 0
                 self._tell(
                     "stage_start", stage=stage.index, name=stage.name, layers=list(stage.layers), target=stage.target,
                     **{"pass": stage.round}, generations=generations, epochs=stage.epochs,
                 )  # fmt: skip
             if state.phase == "search":
                 self._search(stage)
-            if state.phase == "finetune":
-                self._finetune(stage)
+            if state.phase == "short":
+                stage = self._finetune(stage)
+            if state.phase == "final":
+                self._epochs(stage, self.settings.final_schedule, stage.final_epochs)
             self._settle(stage)
         self._put(state.accepted)
         state.now = state.accepted
@@ -152,7 +154,7 @@ class Runner:
             state.population = packed(population)
             state.evaluations += scored.evaluations
             state.samples_scored += scored.samples
-            state.scoring_bytes = max(state.scoring_bytes, getattr(search.evaluator, "peak_bytes", 0))
+            state.scoring_bytes = max(state.scoring_bytes, search.peak_bytes)
             state.step, state.generations = number + 1, state.generations + (number > 0)
             state.search_seconds += time.perf_counter() - begun
             begun = time.perf_counter()
@@ -180,25 +182,23 @@ class Runner:
         apply_masks(model, masks)
         self._recalibrate()
         state.now = self._kept(masks, state.now.values | values)
-        state.population, state.advice, state.phase, state.step = None, None, "finetune", 0
+        state.population, state.advice, state.phase, state.step = None, None, "short", 0
         self._snapshot()
 
     # -- fine-tuning -------------------------------------------------------------------------------------
 
-    def _finetune(self, stage: Stage) -> None:
-        """Short fine-tuning, then the final schedule where the stage asks for it."""
-        state, settings = self.state, self.settings
-        if self.task.train is not None and stage.epochs + stage.final_epochs > 0:
-            if state.step < stage.epochs:
-                self._epochs(stage, settings.finetune_schedule, 0, stage.epochs)
-            begun = state.step > stage.epochs  # then a resumed run does not ask again
-            if begun or self._wants_final_epochs(stage):
-                if not begun:
-                    fits = self.limit.epochs_left(stage.final_epochs)
-                    state.cut_short |= fits < stage.final_epochs
-                    stage = state.stage = replace(stage, final_epochs=fits)
-                self._epochs(stage, settings.final_schedule, stage.epochs, stage.epochs + stage.final_epochs)
-        state.phase = "settle"
+    def _finetune(self, stage: Stage) -> Stage:
+        """Short fine-tuning; returns the stage with as many final epochs, the next phase, as there is time for."""
+        if self.task.train is None:
+            return stage
+        state = self.state
+        self._epochs(stage, self.settings.finetune_schedule, stage.epochs)
+        if stage.final_epochs and self._wants_final_epochs(stage):
+            fits = self.limit.epochs_left(stage.final_epochs)
+            state.cut_short |= fits < stage.final_epochs
+            stage = state.stage = replace(stage, final_epochs=fits)
+            state.phase, state.step = "final", 0
+        return stage
 
     def _wants_final_epochs(self, stage: Stage) -> bool:
         if not stage.only_below_floor:
@@ -220,33 +220,38 @@ class Runner:
         keep = stage.keep([weight.numel() for weight in weights.values()])
         return Tightening(weights, self.state.now.masks, keep, steps)
 
-    def _epochs(self, stage: Stage, schedule: TuningSchedule, first: int, last: int) -> None:
+    def _epochs(self, stage: Stage, schedule: TuningSchedule, epochs: int) -> None:
+        """What is left of the epochs of a phase."""
         state, settings, floor = self.state, self.settings, self.floor
+        if state.step >= epochs:
+            return
         assert self.task.train is not None
+        final = state.phase == "final"
+        before = stage.epochs if final else 0
         tightening = None
-        if settings.tightens and first == 0 and stage.layers:
-            tightening = self._tightening(stage, last * self.task.train.steps)
-        recipe = settings.recipe(max(1, last - first), schedule)
+        if settings.tightens and not final and stage.layers:
+            tightening = self._tightening(stage, epochs * self.task.train.steps)
+        recipe = settings.recipe(epochs, schedule)
         tuner = FineTuner(
             self.task.model, state.now.masks, self.task.train, recipe, self.teacher, tightening, self.task.loss
         )
-        if state.optimizer and state.step > first:
+        if state.optimizer and state.step:
             tuner.load_state(state.optimizer)
-        on_step = partial(self._show_step, first, last)
-        for epoch in range(max(first, state.step), last):
+        on_step = partial(self._show_step, before, before + epochs)
+        for epoch in range(state.step, epochs):
             # Scores on small images say little of those at full size, which come last.
-            may_give_up = stage.only_below_floor and first > 0 and not settings.first_size
-            half_way = may_give_up and epoch == first + max(1, (last - first) // 2)
-            if half_way and is_hopeless(state.epoch_scores[first - 1 :], floor, state.dense_val_score):
+            may_give_up = final and before and stage.only_below_floor and not settings.first_size
+            half_way = may_give_up and epoch == max(1, epochs // 2)
+            if half_way and is_hopeless(state.epoch_scores[before - 1 :], floor, state.dense_val_score):
                 break
             begun = time.perf_counter()
-            loss = tuner.epoch(epoch - first, settings.seed, stage.index, first, 1, on_step=on_step)
+            loss = tuner.epoch(epoch, settings.seed, stage.index, before, 1, on_step=on_step)
             if tightening is not None:
-                if epoch + 1 == last:
+                if epoch + 1 == epochs:
                     tuner.tighten_to_the_end()
                 self._recalibrate()
             val_score = self._val_score()
-            if epoch == 0 and not settings.first_size:  # on small images it says little
+            if before + epoch == 0 and not settings.first_size:  # on small images it says little
                 self._warn_of_learning_rate(val_score)
             state.step = epoch + 1
             state.epoch_scores.append(val_score)
@@ -254,7 +259,9 @@ class Runner:
             state.finetune_seconds += time.perf_counter() - begun
             state.optimizer = tuner.state()
             state.now = self._kept(dict(tuner.masks), state.now.values)
-            self._tell("epoch", stage=stage.index, epoch=epoch, epochs=last, loss=loss, val_score=val_score)
+            self._tell(
+                "epoch", stage=stage.index, epoch=before + epoch, epochs=before + epochs, loss=loss, val_score=val_score
+            )
             self._snapshot()
         state.optimizer = {}
         tuner.close()
@@ -276,7 +283,7 @@ class Runner:
         below = floor is not None and val_score < floor
         held = self.settings.preset == "original" or self.settings.front or not below
         sparsity = sparsity_of(state.now.masks, self.task.layers)
-        tuned = stage.final_epochs > 0 and state.step > stage.epochs
+        tuned = state.phase == "final" and state.step > 0
         state.history.append(Outcome(stage.target, sparsity, val_score, held, tuned, below))
         layers = {layer.name: sparsity_of(state.now.masks, [layer]) for layer in self.layers}
         if self.settings.front:

@@ -190,7 +190,8 @@ def _next_target(
         left = 1 - (len(accepted) + 1) / GRADUAL_STAGES
         return settings.sparsity * (1 - left**3) if left >= 0 else None
     density *= FIRST_STEPS if density > LATER * free else LATER_STEPS
+    target = round(free - density, 12)
     if settings.sparsity is not None and density < 1.15 * (free - settings.sparsity):
-        density = free - settings.sparsity
-    target = min(costs.most, round(free - density, 12))
+        target = settings.sparsity
+    target = min(costs.most, target)
     return None if accepted and accepted[-1].target >= target else target

@@ -77,6 +77,12 @@ class Search:
     target: float
     front: bool = False
 
+    @property
+    def peak_bytes(self) -> int:
+        """Highest memory of its evaluators together, as they estimate it."""
+        evaluators = (self.evaluator, *(evaluator for evaluator, _ in self.screeners))
+        return sum(getattr(evaluator, "peak_bytes", 0) for evaluator in evaluators)
+
     def generation(self, population: Population | None, rng: torch.Generator) -> tuple[Population, Scored]:
         """Ask, screen, evaluate, tell."""
         scored = Scored()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,8 +55,10 @@ class RunState:
     history: list[Outcome] = field(default_factory=list)
     front: list[FrontPoint] = field(default_factory=list)
     stage: Stage | None = None
-    phase: str = "search"
+    phase: Literal["search", "short", "final"] = "search"
+    """Of the stage: its search, its short fine-tuning, its final epochs."""
     step: int = 0
+    """Generations or epochs of the phase that are done."""
     epoch_scores: list[float] = field(default_factory=list)
     """Validation scores after the epochs of the present stage."""
     dense_val_score: float = 0.0

@@ -158,7 +158,8 @@ def nested_ranks(
         (U, D) float: the number of masks that a weight survived, with a random fraction in [0, 1) between
         equals; -1 where not allowed.
     """
-    rank = torch.where(allowed, torch.rand(weight.shape, generator=rng), -1.0)
+    fractions = torch.rand(weight.shape, generator=rng).clamp(max=1 - 2**-21)  # else float32 rounds to the next rank
+    rank = torch.where(allowed, fractions, -1.0)
     outer, start = allowed, int(allowed.sum())
     for level in range(1, levels + 1):
         size = max(1, round(start * smallest ** (level / levels)))
