@@ -2,7 +2,6 @@
 
 from evoprune.evaluation.choose import WAYS, Way, make_evaluator
 from evoprune.evaluation.costs import Costs, measure_costs
-from evoprune.evaluation.memory import reuse_freed_memory
 from evoprune.evaluation.reference import ReferenceEvaluator
 from evoprune.evaluation.sampled import SampledEvaluator
 
@@ -14,5 +13,4 @@ __all__ = [
     "Way",
     "make_evaluator",
     "measure_costs",
-    "reuse_freed_memory",
 ]

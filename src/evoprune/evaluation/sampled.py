@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Plans, Scores, spread, weight_of
 from evoprune.evaluation.cache import SharedCache
-from evoprune.evaluation.memory import bytes_of, is_out_of_memory, reuse_freed_memory
+from evoprune.evaluation.memory import bytes_of, is_out_of_memory
 from evoprune.evaluation.reference import check_plans
 from evoprune.evaluation.runners import BatchRunner, candidate_weights
 from evoprune.scoring import DataScore, device_of, evaluating
+from evoprune.training import reuse_freed_memory
 
 __all__ = ["Needs", "SampledEvaluator"]
 

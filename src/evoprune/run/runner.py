@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from evoprune.core import EvopruneError, generator, resolve_layers, sparsity_of, weight_of
-from evoprune.evaluation import reuse_freed_memory
 from evoprune.run.costing import costs_of
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
@@ -30,7 +29,7 @@ from evoprune.scoring import DataScore
 from evoprune.search import Population
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate
-from evoprune.training import TensorSource, first_samples, set_memory_format
+from evoprune.training import TensorSource, first_samples, reuse_freed_memory, set_memory_format
 
 __all__ = ["Listener", "Runner"]
 

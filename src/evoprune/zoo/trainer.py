@@ -15,7 +15,7 @@ from torch import nn
 from evoprune.core import generator
 from evoprune.scoring import Accuracy, device_of
 from evoprune.storage import check_writable
-from evoprune.training import Recipe, TensorSource, repeatable, set_memory_format, train_epoch
+from evoprune.training import Recipe, TensorSource, repeatable, reuse_freed_memory, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
 from evoprune.zoo.train_state import EpochResult, load_state, save_state, settings_of
@@ -60,6 +60,7 @@ def train(
         EvopruneError: the model does not fit the data, the loss is no longer finite, `<out>.part`
             is damaged or of other settings, or a file cannot be written.
     """
+    reuse_freed_memory()
     part = Path(f"{out}.part")
     check_data_fits(model, data)
     if recipe.first_size:
