@@ -52,7 +52,8 @@ def finished(evoprune: Command, digits: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs do not draw their report, which takes longer than these runs themselves."""
-    monkeypatch.setattr("evoprune.api.write_report", lambda _: None)
+    for module in ("api", "again"):
+        monkeypatch.setattr(f"evoprune.{module}.write_report", lambda _: None)
 
 
 @pytest.fixture

@@ -5,31 +5,24 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from evoprune.again import Given, load_pruned, on_this_machine, opened, recorded, show_dense
 from evoprune.checks import (
     check_dense,
     check_guidance,
+    check_model,
     check_recalibration,
     check_training,
     copied,
     warn_of_changing_buffers,
 )
-from evoprune.core import (
-    EvopruneError,
-    Masks,
-    check_initialized,
-    prunable_layers,
-    resolve_layers,
-    sparsity_of,
-    weight_of,
-)
+from evoprune.core import EvopruneError, Masks, resolve_layers
 from evoprune.report import write_report
 from evoprune.report.read import read_run
 from evoprune.run import (
@@ -42,25 +35,15 @@ from evoprune.run import (
     costs_of,
     finetune_later,
     finish,
-    front_of,
     make_settings,
-    read_points,
     side,
 )
 from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.run.task import Score
 from evoprune.scoring import Accuracy, DataScore, as_score, device_of
 from evoprune.storage import save_tensors
-from evoprune.surgery import load_masks
 from evoprune.surroundings import like, surroundings
-from evoprune.tasks import (
-    device_named,
-    given_task,
-    load_weights,
-    named_model,
-    named_task,
-    read_weights,
-)
+from evoprune.tasks import given_task, named_task, read_weights
 from evoprune.training import Loss, is_pair
 from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
@@ -128,7 +111,7 @@ def prune(
         >>> result = evoprune.prune(model, evoprune.accuracy(val_loader), train=train_loader, max_drop=0.5)
         >>> result.sparsity, result.score
     """
-    _check_model(model)
+    check_model(model)
     score = as_score(score)
     settings = {name: value for name, value in settings.items() if value is not None}  # None leaves the default
     chosen = _chosen(model, score, train, test, loss, layers, settings)
@@ -181,14 +164,6 @@ def _name_of(score: Score) -> str:
     name: str = getattr(function, "__name__", type(function).__name__).lower()
     # In whatever unit: not a share of correct answers, as ours is.
     return "own accuracy" if function is not score and name == "accuracy" else name
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    check_initialized(model)
-    if len(places := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
-        raise EvopruneError(f"the model is on several devices ({', '.join(places)}); move it to one: model.to(...)")
 
 
 def _warn_of_defaults(score: Score, train: Any, loss: Loss | None, given: dict[str, Any], chosen: Settings) -> None:
@@ -248,15 +223,13 @@ def resume(
         inplace: go on in the given model itself, which is copied otherwise.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
     """
-    if model is not None:
-        _check_model(model)
-    with _opened(out) as (folder, found):
-        settings = found
-        as_given = like(model) if model is not None else lambda result: result
-        if model is not None and not inplace:
-            model = copied(model)
+    given = Given(model, score, train, test, loss)
+    with opened(out) as (folder, found):
+        as_given = given.as_given()
+        if not inplace:
+            given = given.with_copy()
         if folder.result.exists():
-            return as_given(_recorded(folder, _on_this_machine(settings), model))
+            return as_given(recorded(folder, on_this_machine(found), given.model))
         if folder.before_finetune.exists():
             raise EvopruneError(
                 f"{folder.result} is missing, and the run was fine-tuned later, which going on from its own end would"
@@ -269,11 +242,8 @@ def resume(
                 " over with --overwrite"
             )
         dense = read_weights(folder.dense) if folder.dense.exists() else None
-        if model is not None:
-            _check_given("train", settings.has_train, train)
-            _check_given("test", settings.has_test, test)
-            _check_given("loss", bool(settings.has_loss), loss)
-        task, settings = _again(settings, dense, folder.dense, model, score, train, test, loss, same_data=True)
+        given.check(train=found.has_train, test=found.has_test, loss=bool(found.has_loss))
+        task, settings = given.task(found, dense, folder.dense, same_data=True)
         device = device_of(task.model).type
         if settings.device_used not in (None, device):
             raise EvopruneError(
@@ -317,19 +287,13 @@ def finetune(
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
-    if model is not None:
-        _check_model(model)
-    with _opened(run) as (folder, found):
+    given = Given(model, score, train, test, loss)
+    with opened(run) as (folder, found):
         summary = folder.read_result()
-        as_given = like(model) if model is not None else lambda result: result
-        if model is not None:
-            _check_given("test", found.has_test, test)
-            if found.has_train:
-                _check_given("loss", bool(found.has_loss), loss)
-            model = copied(model)
+        given.check(test=found.has_test, loss=bool(found.has_loss) if found.has_train else None)
         weights = read_weights(folder.dense)
-        settings = _on_this_machine(found).model_copy(update={"final_epochs": epochs})  # which are checked
-        task, settings = _again(settings, weights, folder.dense, model, score, train, test, loss)
+        settings = on_this_machine(found).model_copy(update={"final_epochs": epochs})  # which are checked
+        task, settings = given.with_copy().task(settings, weights, folder.dense)
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         if settings.first_size and task.samples is not None:
@@ -337,14 +301,14 @@ def finetune(
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
         dense = copy.deepcopy(task.model)
         dense.eval()
-        masks = _load_pruned(task.model, folder, settings)
+        masks = load_pruned(task.model, folder, settings)
         result = finetune_later(
             task, dense, settings, folder, summary, masks, 1 + max(ended, default=-1),
             settings.recipe(epochs, "cosine", learning_rate),
             command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})", listener,
         )  # fmt: skip
         write_report(folder.path)
-        return as_given(result)
+        return given.as_given()(result)
 
 
 def evaluate(
@@ -372,95 +336,21 @@ def evaluate(
         named = NETWORKS[str(run)]
         settings = make_settings(model=named, data=data or BUILT_IN[named].data)
         task, _ = named_task(settings, model.state_dict(), run)
-        recorded = {key: json.loads(metadata[key]) for key in RECORDED} | {"data": metadata.get("data")}
-        return _measured(settings, task, masks, recorded)
+        said = {key: json.loads(metadata[key]) for key in RECORDED} | {"data": metadata.get("data")}
+        return _measured(settings, task, masks, said)
     if data is not None:
         raise EvopruneError("--data is for shipped networks; a run is scored on the data that it was made with")
-    with _opened(run, lock=False) as (folder, found):
-        recorded = folder.read_result()["pruned"]
-        file, own = folder.model, None
-        if model is not None:
-            _check_model(model)
-            file, own = folder.dense, copied(model)
-        weights = read_weights(file, folder.remedy)
-        task, settings = _again(_on_this_machine(found), weights, file, own, score, None, test)
-        return _measured(settings, task, _load_pruned(task.model, folder, settings), recorded | {"data": found.data})
+    with opened(run, lock=False) as (folder, found):
+        said = folder.read_result()["pruned"]
+        given = Given(model, score, test=test).with_copy()
+        file = folder.model if model is None else folder.dense
+        task, settings = given.task(on_this_machine(found), read_weights(file, folder.remedy), file)
+        return _measured(settings, task, load_pruned(task.model, folder, settings), said | {"data": found.data})
 
 
-def _on_this_machine(settings: Settings) -> Settings:
-    """A run that has ended on a GPU can be used on a machine without one."""
-    if settings.device != "cuda" or torch.cuda.is_available():
-        return settings
-    log.warning("the run was made with --device cuda, and this PyTorch sees no GPU: the CPU is used")
-    return settings.model_copy(update={"device": "cpu"})
-
-
-def _measured(settings: Settings, task: Task, masks: Masks, recorded: dict[str, Any]) -> dict[str, Any]:
+def _measured(settings: Settings, task: Task, masks: Masks, said: dict[str, Any]) -> dict[str, Any]:
     measured = side(task, task.model, masks, float(task.val_score(task.model)))
-    return {"model": settings.model, "data": settings.data} | measured | {"recorded": recorded}
-
-
-def _recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Result:
-    """The result of a run that has ended, as its folder holds it."""
-    summary, weights = folder.read_result(), read_weights(folder.model, folder.remedy)
-    if model is None:
-        model = named_model(settings, weights, folder.model).to(device_named(settings.device))
-    masks = _load_pruned(model, folder, settings)
-    layers = prunable_layers(model, settings.include_norm)
-    points = read_points(folder.path, summary, layers)
-    score = summary["pruned"]["val_score"]
-    if not folder.report.exists() or folder.report.stat().st_mtime_ns < folder.result.stat().st_mtime_ns:
-        write_report(folder.path)
-    return Result(model, masks, sparsity_of(masks, layers), score, front_of(summary), summary, folder.path, points)
-
-
-def _load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:
-    """Put the folder's pruned weights into `model`; returns its masks.
-
-    Raises:
-        EvopruneError: weights and masks contradict each other.
-    """
-    load_weights(model, read_weights(folder.model, folder.remedy), folder.model)
-    masks = load_masks(folder.masks, prunable_layers(model, settings.include_norm), folder.remedy)
-    if any(bool(weight_of(model, name).cpu()[~mask].any()) for name, mask in masks.items()):
-        raise EvopruneError(
-            f"{folder.model} has weights that {folder.masks} says are pruned; the folder is damaged: {folder.remedy}"
-        )
-    return masks
-
-
-def _check_given(name: str, had: bool | None, given: Any) -> None:
-    """A run goes on with what it began with, else it would end with something else."""
-    if had is not None and had != (given is not None):
-        began, what = ("with", "pass it, too") if had else ("without", "leave it out")
-        raise EvopruneError(f"the run began {began} `{name}`; {what}")
-
-
-def _again(
-    settings: Settings, weights: dict[str, Tensor] | None, source: Path, model: nn.Module | None, score: Score | None,
-    train: Any, test: Score | None, loss: Loss | None = None, same_data: bool = False,
-) -> tuple[Task, Settings]:  # fmt: skip
-    """The task of a run: of the names in its settings, or of what is given again.
-
-    `weights`, from a file `source` of its folder, become the model's; what is given again needs those of the dense
-    model, since scores may be relative to it.
-    """
-    if model is None or score is None:
-        if any(given is not None for given in (model, score, train, test, loss)):
-            raise EvopruneError("pass `model` and `score`, both; what else is given goes with them")
-        return named_task(settings, weights, source, same_data)
-    task = given_task(model, as_score(score), train, test, settings, loss)
-    if weights is not None:
-        load_weights(task.model, weights, source)
-    _bind(task)
-    return task, settings
-
-
-def _bind(task: Task) -> None:
-    """Show the dense model to scores that are relative to it."""
-    for score in (task.val_score, task.test_score):
-        if isinstance(score, DataScore):
-            score.rebind(task.model)
+    return {"model": settings.model, "data": settings.data} | measured | {"recorded": said}
 
 
 def _begin(
@@ -468,7 +358,7 @@ def _begin(
 ) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
     resolve_layers(task.layers, settings.layers)
-    _bind(task)
+    show_dense(task)
     with warn_of_changing_buffers(task.model):
         dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
@@ -508,14 +398,3 @@ def _carry_out(
     if folder is not None:
         write_report(folder.path)
     return result
-
-
-@contextmanager
-def _opened(run: str | Path, lock: bool = True) -> Iterator[tuple[Folder, Settings]]:
-    """A run folder and its settings, with the number of threads the run was made with."""
-    folder, settings = Folder.open(Path(run), lock)
-    try:
-        with surroundings(settings):
-            yield folder, settings
-    finally:
-        folder.close()

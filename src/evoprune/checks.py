@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, few, forked_rng, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, check_initialized, few, forked_rng, resolve_layers, said, weight_of
 from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
@@ -22,7 +22,7 @@ from evoprune.surgery import batch_norms
 from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32
 
 __all__ = [
-    "check_dense", "check_guidance", "check_recalibration", "check_state", "check_training", "copied",
+    "check_dense", "check_guidance", "check_model", "check_recalibration", "check_state", "check_training", "copied",
     "warn_of_changing_buffers", "warn_of_what_stays",
 ]  # fmt: skip
 
@@ -132,6 +132,19 @@ def check_guidance(task: Task, settings: Settings) -> None:
         )
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no model, or one that is not whole.
+
+    Raises:
+        EvopruneError: it is none, has no shapes yet, or is on several devices.
+    """
+    if not isinstance(model, nn.Module):
+        raise EvopruneError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    check_initialized(model)
+    if len(places := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
+        raise EvopruneError(f"the model is on several devices ({', '.join(places)}); move it to one: model.to(...)")
+
+
 def check_recalibration(task: Task) -> None:
     """Refuse `recalibrate` without batch norms, or without training data to measure them on.
 
@@ -184,7 +197,8 @@ def check_training(task: Task, settings: Settings) -> None:
             settings.recipe(1, "constant").make_optimizer(tried).step()
         if epochs and classifies and settings.distill:
             with torch.no_grad():
-                _check_teacher(tried.eval()(inputs.to(device, copy=True)))
+                tried.eval()
+                _check_teacher(tried(inputs.to(device, copy=True)))
     except (EvopruneError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a user's model says about its data
