@@ -103,10 +103,10 @@ def read_tensors(path: Path, remedy: str = "is it complete?") -> tuple[dict[str,
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """A hash of what CPU tensors hold."""
+    """A hash of what tensors hold."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn, optim
 
 from evoprune.core import EvopruneError
@@ -29,11 +27,12 @@ def settings_of(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> dict
     That is the recipe, the seed, the kind of device, and digests of the training data and of the weights that training
     starts from.
     """
+    state = model.state_dict()
     return {
         "recipe": asdict(recipe),
         "seed": seed,
         "data": digest_of([data.train.inputs, data.train.targets]),
-        "start": _digest_model(model),
+        "start": [shapes_of(state), digest_of(state.values())],
         "device": device_of(model).type,
     }
 
@@ -72,11 +71,3 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
     optimizer_from_tensors(optimizer, under(tensors, "optimizer/"))
     loaded: list[EpochResult] = history
     return loaded
-
-
-def _digest_model(model: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
