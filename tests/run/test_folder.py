@@ -272,7 +272,7 @@ def test_real_valued_genomes_are_kept_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing", "empty", "cut", "no state", "other fields", "lost tensor", "other shape"]
+    "damage", ["missing", "empty", "cut", "no state", "other fields", "other phase", "lost tensor", "other shape"]
 )
 def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "snapshot.safetensors"
@@ -287,8 +287,9 @@ def test_a_damaged_snapshot_is_one_line(tmp_path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-20])
     elif damage == "no state":
         save_file(tensors, path)
-    elif damage == "other fields":
-        save_file(tensors, path, {"state": json.dumps(json.loads(metadata["state"]) | {"unknown": 1})})
+    elif damage in ("other fields", "other phase"):
+        other = {"unknown": 1} if damage == "other fields" else {"phase": "finetune"}
+        save_file(tensors, path, metadata | {"state": json.dumps(json.loads(metadata["state"]) | other)})
     elif damage == "other shape":
         tensors["now/model/a.weight"] = tensors["now/model/a.weight"][:-1].clone()
         save_file(tensors, path, metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from evoprune.spaces import pack_bits, unpack_bits
 from evoprune.storage import read_tensors, save_tensors, shapes_of, under
 
 __all__ = ["FrontPoint", "Kept", "RunState", "load_state", "packed", "save_state", "unpacked"]
+
+Phase = Literal["search", "short", "final"]
 
 
 @dataclass
@@ -55,7 +57,7 @@ class RunState:
     history: list[Outcome] = field(default_factory=list)
     front: list[FrontPoint] = field(default_factory=list)
     stage: Stage | None = None
-    phase: Literal["search", "short", "final"] = "search"
+    phase: Phase = "search"
     """Of the stage: its search, its short fine-tuning, its final epochs."""
     step: int = 0
     """Generations or epochs of the phase that are done."""
@@ -140,6 +142,8 @@ def load_state(path: Path) -> RunState:
         plain: dict[str, Any] = json.loads(metadata["state"])
         if metadata["shapes"] != shapes_of(tensors):
             raise ValueError("it lacks tensors that it was written with, or they have other shapes")
+        if plain["phase"] not in get_args(Phase):
+            raise ValueError("another version of evoprune wrote it")
         plain["history"] = [Outcome(**record) for record in plain["history"]]
         if plain["stage"] is not None:
             plain["stage"] = Stage(**(plain["stage"] | {"layers": tuple(plain["stage"]["layers"])}))
