@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import logging
 import random
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ import evoprune
 from evoprune import EvopruneError, api, tasks
 from evoprune.core import generator
 from evoprune.report import write_report
-from evoprune.run import Runner
+from evoprune.run import Runner, time_limit
 from evoprune.run.time_limit import TimeLimit
 from evoprune.surgery import FineTuner
 
@@ -735,14 +737,16 @@ def test_the_first_stage_is_trained_out_where_the_floor_needs_it_however_short_t
     assert 1 + 1 <= limited.summary["finetune"]["epochs"] <= 1 + 3
 
 
-def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes() -> None:
+def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds_go_by = itertools.count()  # one at every look at the clock
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(perf_counter=lambda: next(seconds_go_by)))
     settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4)
     net = model()
     task = api.given_task(net, evoprune.accuracy(data()), data(), None, settings)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     runner = Runner(task, settings, None, 0.9)
     seconds = runner.limit._epoch_seconds()
-    assert seconds > 0
+    assert seconds == 1 + 16, "scoring, and 16 steps"
     runner.state.finetune_epochs, runner.state.finetune_seconds = 2, seconds
     assert runner.limit._epoch_seconds() == seconds / 2, "measured is better than estimated"
     runner.limit.settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4, first_size=3)

@@ -213,13 +213,15 @@ def output_change(module: nn.Module, given: Tensor, index: tuple[int, ...]) -> f
 )
 def test_wanda_is_what_a_weight_adds_to_the_layers_output(module: nn.Module, shape: tuple[int, ...]) -> None:
     given = torch.randn(7, *shape, generator=rng(0)) + 0.5
+    torch.manual_seed(0)
+    module.reset_parameters()  # type: ignore[operator]  # it was made while tests were collected, with no seed
     model = nn.Sequential(module)
     layers = prunable_layers(model)
     found = wanda_scores(model, layers, given)["0"]
     assert found.shape == module.weight.shape
     for flat in torch.randperm(found.numel(), generator=rng(1))[:12].tolist():
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), found.shape))
-        assert float(found[index]) == pytest.approx(output_change(module, given, index), rel=1e-3, abs=1e-6)
+        assert float(found[index]) == pytest.approx(output_change(module, given, index), rel=1e-3)
 
 
 def test_wanda_sums_over_batches(net: Net, samples: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

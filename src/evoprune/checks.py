@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, check_initialized, few, forked_rng, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, Layer, check_initialized, few, forked_rng, resolve_layers, said, weight_of
 from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
@@ -178,7 +178,7 @@ def check_training(task: Task, settings: Settings) -> None:
     if isinstance(source, LoaderSource):  # a whole batch, for not every model or loss can take a part of one
         inputs, labels, _ = next(iter(source.batches(torch.Generator().manual_seed(0))))
     if not epochs:
-        _unfreeze(tried)  # guidance asks for the gradients of frozen weights, too
+        _unfreeze(tried, task.layers)  # guidance asks for the gradients of frozen weights, too
     tried.train(epochs > 0)  # auxiliary outputs show only in train mode
     try:
         with (
@@ -223,9 +223,9 @@ def _check_targets(targets: Tensor, classifies: bool, settings: Settings) -> Non
         )
 
 
-def _unfreeze(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+def _unfreeze(model: nn.Module, layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        weight_of(model, layer.name).requires_grad_(True)
 
 
 def _check_teacher(outputs: Any) -> None:
