@@ -36,6 +36,7 @@ RESNET18 = {
         "resnet18 --guidance gradient --passes 0.7,0.88,0.95 --finetune-epochs 1 --final-epochs 4 --first-size 24"
         " --distill 0"
     ),
+    "gradient-90": "resnet18 --guidance gradient --passes 0.9 --finetune-epochs 1 --final-epochs 11 --distill 0",
     "none-78.9": "resnet18 --passes 0.789 --distill 0 --finetune-epochs 0 --final-epochs 6",
 }
 RUNS = {"lenet5": LENET5, "resnet18": RESNET18}
