@@ -122,23 +122,24 @@ def train_on(network: Network, options: argparse.Namespace) -> Result:
     run = network.run_of(options.layer)
     if not (run / "config.json").exists():
         only = "" if options.layer is None else f" --layer {options.layer}"
+        option = network.option if options.network else "--resnet or --lenet"
         others = network.layers_run()
         hint = f"; or give --layer, there are runs of {', '.join(others)}" if others else ""
-        raise EvopruneError(f"{run} is not a run folder: first prune with {network.option}{only}{hint}")
+        raise EvopruneError(f"{run} is not a run folder: first prune with {option}{only}{hint}")
     with ProgressView() as view:
         return finetune(run, listener=view, command=shlex.join(["python", *sys.argv]))
 
 
 def chosen_network(options: argparse.Namespace) -> Network:
-    """The network asked for; to fine-tune, the one that has such a run will do."""
+    """The network asked for; to fine-tune, ResNet-18 as in the reference, or LeNet-5 where that alone has runs."""
     if options.network is not None:
         network: Network = options.network
         return network
-    begun = [network for network in NETWORKS if (network.run_of(options.layer) / "config.json").exists()]
-    if len(begun) > 1:
-        runs = " and ".join(str(network.run_of(options.layer)) for network in begun)
-        raise EvopruneError(f"--finetune could go on with {runs}: add --lenet or --resnet")
-    return next(iter([*begun, *(network for network in NETWORKS if network.layers_run()), *NETWORKS]))
+    lenet, resnet = NETWORKS
+    for network in (resnet, lenet):
+        if (network.run_of(options.layer) / "config.json").exists() or (options.layer is None and network.layers_run()):
+            return network
+    return resnet
 
 
 def main() -> None:

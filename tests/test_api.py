@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -1511,6 +1511,19 @@ def test_every_fine_tuning_runs_through_its_schedule(tmp_path: Path, monkeypatch
     assert (seen[0][0].recipe.learning_rate, seen[-1][0].recipe.learning_rate) == (0.003, 0.0123)
 
 
+def test_a_later_fine_tuning_has_the_schedule_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch, schedules = FineTuner.epoch, []
+
+    def watched(tuner: FineTuner, *place: Any, **options: Any) -> float:
+        schedules.append(tuner.recipe.schedule)
+        return epoch(tuner, *place, **options)
+
+    monkeypatch.setattr(FineTuner, "epoch", watched)
+    quick(model(), sparsity=0.5, finetune_epochs=1, final_epochs=1, final_schedule="constant", out=tmp_path)
+    evoprune.finetune(tmp_path, 1, model=model(), score=evoprune.accuracy(data()), train=data())
+    assert schedules == ["constant"] * 3
+
+
 def test_no_two_steps_of_a_run_draw_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
@@ -1584,9 +1597,15 @@ def test_in_inference_mode_it_is_trained_all_the_same() -> None:
     assert all(torch.equal(t, plain.model.state_dict()[name]) for name, t in result.model.state_dict().items())
 
 
-def test_the_size_on_disk_is_that_of_all_that_the_model_holds() -> None:
-    side = quick(model()).summary["pruned"]
-    assert side["file_bytes"] == pytest.approx(len(save(dict(model().state_dict()))), abs=50)
+def test_the_size_on_disk_is_that_of_the_file(tmp_path: Path) -> None:
+    summary = quick(model(), out=tmp_path / "run").summary
+    size = (tmp_path / "run/model.safetensors").stat().st_size
+    assert summary["dense"]["file_bytes"] == summary["pruned"]["file_bytes"] == size
+    assert size >= sum(tensor.nbytes for tensor in model().state_dict().values())
+    again = evoprune.evaluate(tmp_path / "run", model=model(), score=evoprune.accuracy(data()))
+    assert again["file_bytes"] == size
+    evoprune.finetune(tmp_path / "run", 1, model=model(), score=evoprune.accuracy(data()), train=data())
+    assert json.loads((tmp_path / "run/result.json").read_text())["pruned"]["file_bytes"] == size
 
 
 def test_guidance_looks_at_samples_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_one_layer_saved_as_the_reference_saves_it(script, capsys: pytest.Captur
 
     # The reference's other command line goes on from a run.
     assert script("--finetune") == 2
-    assert "first prune with --lenet; or give --layer, there are runs of classifier.3, feature.0" in (
+    assert "first prune with --resnet or --lenet; or give --layer, there are runs of classifier.3, feature.0" in (
         capsys.readouterr().err
     )
     assert script("--finetune", "--layer", "module.classifier.3") == 0
@@ -109,8 +109,12 @@ def test_all_layers(script) -> None:
     [
         (("--resnet", "--finetune"), "not a run folder: first prune with --resnet"),
         (("--finetune", "--checkpoint", "w.safetensors"), "leave out --checkpoint"),
-        (("--finetune",), "not a run folder: first prune with --lenet"),
-        (("--finetune", "--layer", "module.feature.0"), "first prune with --lenet --layer module.feature.0"),
+        (("--finetune",), "runs/pruning-resnet is not a run folder: first prune with --resnet or --lenet"),
+        (("--finetune", "--lenet"), "runs/pruning-lenet is not a run folder: first prune with --lenet"),
+        (
+            ("--finetune", "--layer", "module.feature.0"),
+            "first prune with --resnet or --lenet --layer module.feature.0",
+        ),
         (("--finetune", "--save_results", "--data", "mnist"), "leave out --save_results and --data"),
         (("--lenet", "--layer", "module.feature.1"), "feature.0"),
         (("--layer", "module.feature.0"), "--lenet"),
@@ -162,18 +166,14 @@ def test_resnet18(script, photos: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert not after["linear.weight"][~mask].any()
     assert "saved: populations/ResNet, solutions/ResNet, sparse_models/ResNet" in capsys.readouterr().out
 
-    # The only run is the one to go on with; of two, one has to be named.
+    # Fine-tuning goes on with ResNet-18 as in the reference, whatever there is of LeNet-5.
+    Path("runs/pruning-lenet").mkdir()
+    Path("runs/pruning-lenet/config.json").write_text("{}")
     assert script("--finetune") == 2
-    assert "runs/pruning-resnet is not a run folder: first prune with --resnet; or give --layer" in (
-        capsys.readouterr().err
-    )
+    assert "runs/pruning-resnet is not a run folder: first prune with --resnet" in capsys.readouterr().err
     assert script("--finetune", "--layer", "linear") == 0
     assert json.loads((run / "result.json").read_text())["finetune"]["epochs"] == 5 + 20
     assert not load_file(run / "model.safetensors")["linear.weight"][~mask].any()
-    Path("runs/pruning-lenet-linear").mkdir()
-    Path("runs/pruning-lenet-linear/config.json").write_text("{}")
-    assert script("--finetune", "--layer", "linear") == 2
-    assert "add --lenet or --resnet" in capsys.readouterr().err
 
 
 def test_norm_layers_are_pruned_as_in_the_reference_where_asked(script, monkeypatch: pytest.MonkeyPatch) -> None:

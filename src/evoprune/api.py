@@ -276,7 +276,7 @@ def finetune(
     Args:
         run: the run folder.
         epochs: passes over the training data.
-        learning_rate: highest of the schedule, a cosine; that of the run by default.
+        learning_rate: highest of the schedule, which is that of the run's final epochs; the run's own by default.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
         command: what was typed, for the report.
         model: needed, like `score`, `train` and `test`, for a run that was started from Python; it is not changed.
@@ -297,14 +297,14 @@ def finetune(
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         if settings.first_size and task.samples is not None:
-            check_size_fits(task.model, task.samples[0], [settings.recipe(epochs, "cosine")])
+            check_size_fits(task.model, task.samples[0], [settings.recipe(epochs, settings.final_schedule)])
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
         dense = copy.deepcopy(task.model)
         dense.eval()
         masks = load_pruned(task.model, folder, settings)
         result = finetune_later(
             task, dense, settings, folder, summary, masks, 1 + max(ended, default=-1),
-            settings.recipe(epochs, "cosine", learning_rate),
+            settings.recipe(epochs, settings.final_schedule, learning_rate),
             command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})", listener,
         )  # fmt: skip
         write_report(folder.path)
@@ -349,7 +349,7 @@ def evaluate(
 
 
 def _measured(settings: Settings, task: Task, masks: Masks, said: dict[str, Any]) -> dict[str, Any]:
-    measured = side(task, task.model, masks, float(task.val_score(task.model)))
+    measured = side(task, task.model, masks, float(task.val_score(task.model)), settings.model)
     return {"model": settings.model, "data": settings.data} | measured | {"recorded": said}
 
 

@@ -30,6 +30,8 @@ def test_the_original_is_the_reference_in_figures() -> None:
     assert (found.initial_sparsity, found.alpha, found.floor, found.passes) == (0.1, 0.8, 0.6, [1.0])
     assert (found.finetune_epochs, found.final_epochs, found.batch_size) == (3, 10, 32)
     assert (found.optimizer, found.learning_rate, found.final_schedule, found.distill) == ("adam", 1e-3, "constant", 0)
+    assert "precision" not in found.scoring, "its floor is judged in float32"
+    assert make_settings(model="m", preset="original", scoring=["precision"]).scoring == ["precision"]
 
 
 def test_the_original_for_one_layer() -> None:
@@ -165,6 +167,18 @@ def test_what_is_no_duration_is_one_line(text: str) -> None:
 def test_any_text_is_a_positive_duration_or_an_error(text: str) -> None:
     with suppress(EvopruneError):
         assert parse_duration(text) > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "space"),
+    [({}, "weights"), ({"algorithm": "pbil"}, "weights"), ({"algorithm": "nsga2"}, "allocation"),
+     ({"algorithm": "cmaes"}, "allocation"), ({"algorithm": "cmaes", "guidance": "gradient"}, "allocation"),
+     ({"budget": "flops"}, "allocation"), ({"budget": "bytes", "guidance": "gradient"}, "allocation"),
+     ({"budget": "flops", "space": "mixture"}, "mixture"), ({"guidance": "gradient"}, "training"),
+     ({"guidance": "gradient", "finetune_epochs": 0}, "allocation")],
+)  # fmt: skip
+def test_the_space_is_one_that_goes_with_the_other_options(given: dict[str, str], space: str) -> None:
+    assert make_settings(model="m", sparsity=0.5, **given).space == space
 
 
 @pytest.mark.parametrize("given", [{"algorithm": "nsga2"}, {"space": "allocation"}])

@@ -8,7 +8,7 @@ from typing import Any
 from evoprune.core import EvopruneError
 from evoprune.search import ALGORITHMS, BoundarySwaps, BudgetedBits, Shares
 
-__all__ = ["ONLY_ORIGINAL", "option_name", "refuse_contradictions"]
+__all__ = ["ONLY_ORIGINAL", "option_name", "refuse_contradictions", "spaces_of"]
 
 NOT_ORIGINAL: dict[str, tuple[Any, str]] = {
     "algorithm": ("ga", "is one genetic algorithm"),
@@ -94,9 +94,7 @@ def _refuse_unfit_algorithm(given: Mapping[str, Any], chosen: Mapping[str, Any])
     entry = ALGORITHMS.get(algorithm)
     if entry is None or space not in GENES:
         return  # refused by `Settings`, which lists what there is
-    # A front is of layers' shares: only they leave the total free.
-    fit = ["allocation"] if algorithm == "nsga2" else [s for s, genes in GENES.items() if entry.evolves(genes)]
-    if space not in fit:
+    if space not in (fit := spaces_of(algorithm)):
         raise EvopruneError(f"--algorithm {algorithm} cannot search --space {space}; use --space {' or '.join(fit)}")
     if "crossover_rate" in given and "crossover_rate" not in entry.rates:
         raise EvopruneError(f"--algorithm {algorithm} crosses nothing; leave --crossover-rate out")
@@ -105,6 +103,14 @@ def _refuse_unfit_algorithm(given: Mapping[str, Any], chosen: Mapping[str, Any])
     if given.get("mutation_rate") == 1:
         raise EvopruneError("--mutation-rate 1 would draw every bit anew; give one below 1")
     entry.check_installed()
+
+
+def spaces_of(algorithm: object) -> list[str]:
+    """The spaces that an algorithm can search; all of them where there is no such algorithm."""
+    if algorithm == "nsga2":  # its front is of layers' shares: only they leave the total free
+        return ["allocation"]
+    entry = ALGORITHMS.get(str(algorithm))
+    return [space for space, genes in GENES.items() if entry is None or entry.evolves(genes)]
 
 
 def _refuse_without_budget(chosen: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ from evoprune.storage import finite
 __all__ = ["finish", "side", "status_after_finetuning"]
 
 
-def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float) -> dict[str, Any]:
-    """The `dense` or `pruned` entry of result.json."""
+def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float, name: str) -> dict[str, Any]:
+    """The `dense` or `pruned` entry of result.json; `name` is the model's in the settings."""
     weights = sum(layer.size for layer in task.layers)
     kept = sum(row["kept"] for row in describe_layers(task.layers, masks))
     return {
@@ -33,7 +33,7 @@ def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float) 
         "weights": weights,
         "nonzero_weights": kept,
         "sparsity": sparsity_of(masks, task.layers),
-        "file_bytes": file_bytes(model),
+        "file_bytes": file_bytes(model, name),
     }
 
 
@@ -47,7 +47,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     task, state, settings = runner.task, runner.state, runner.settings
     masks, costs = state.accepted.masks, runner.costs
     val_score = float(task.val_score(task.model))
-    dense_side = side(task, dense.to(device_of(task.model)), {}, state.dense_val_score)
+    dense_side = side(task, dense.to(device_of(task.model)), {}, state.dense_val_score, settings.model)
     evaluated = getattr(task.val_score, "samples", 1)
     summary = {
         "model": settings.model,
@@ -61,7 +61,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "device": device_of(task.model).type,
         "versions": versions(),
         "dense": {key: dense_side[key] for key in ("val_score", "test_score", "weights", "file_bytes")},
-        "pruned": side(task, task.model, masks, val_score),
+        "pruned": side(task, task.model, masks, val_score, settings.model),
         "budget": {
             "kind": costs.kind,
             "dense": costs.dense,

@@ -86,7 +86,7 @@ def finetune_later(
             tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()
         layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}
-        pruned = side(task, task.model, masks, val_score)
+        pruned = side(task, task.model, masks, val_score, settings.model)
         seconds = round(time.perf_counter() - begun, 3)
         summary["pruned"] = pruned
         summary["status"] = status_after_finetuning(summary, val_score)

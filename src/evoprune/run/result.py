@@ -90,7 +90,7 @@ class Result:
     def save_model(self, folder: Path) -> None:
         """What `save` writes, without the front."""
         save_tensors(self.masks, folder / "masks.safetensors")
-        save_tensors(self.model.state_dict(), folder / "model.safetensors", {"model": self.summary["model"]})
+        save_tensors(self.model.state_dict(), folder / "model.safetensors", _about(self.summary["model"]))
         write_json(folder / "result.json", self.summary)
 
 
@@ -132,9 +132,14 @@ def describe_layers(layers: Sequence[Layer], masks: Mapping[str, Tensor]) -> lis
     return rows
 
 
-def file_bytes(model: nn.Module) -> int:
-    """Size of the model's weights as a safetensors file."""
-    return len(as_safetensors(model.state_dict()))
+def file_bytes(model: nn.Module, name: str) -> int:
+    """Size of model.safetensors with these weights, where the run's model has this name."""
+    return len(as_safetensors(model.state_dict(), _about(name)))
+
+
+def _about(name: str) -> dict[str, str]:
+    """Metadata of model.safetensors."""
+    return {"model": name}
 
 
 def non_dominated(points: Sequence[P], score: Callable[[P], float]) -> list[P]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from evoprune.core import EvopruneError, did_you_mean
 from evoprune.evaluation import WAYS, Way
-from evoprune.run.contradictions import option_name, refuse_contradictions
+from evoprune.run.contradictions import option_name, refuse_contradictions, spaces_of
 from evoprune.training import Optimizer, Precision, Recipe
 from evoprune.zoo import BUILT_IN
 
@@ -150,6 +150,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "final_schedule": "constant",
         "batch_size": 32,
         "distill": 0.0,
+        "scoring": ["prefix", "batched", "racing"],  # all ways that are exact
     },
 }
 
@@ -195,11 +196,14 @@ def make_settings(**given: Any) -> Settings:
 
 
 def _default_space(given: dict[str, Any], preset: str) -> dict[str, Any]:
-    """Guidance gradient prunes while the model trains, where it can."""
-    if preset == "original" or given.get("guidance") != "gradient":
+    """Some budgets and algorithms want layers' shares; guidance gradient prunes while the model trains, if it can."""
+    if preset == "original":
         return {}
-    able = given.get("budget", "weights") == "weights" and given.get("finetune_epochs", 1) > 0
-    return {"space": "training" if able else "allocation"}
+    if given.get("budget", "weights") != "weights" or "weights" not in spaces_of(given.get("algorithm", "steady")):
+        return {"space": "allocation"}
+    if given.get("guidance") != "gradient":
+        return {}
+    return {"space": "training" if given.get("finetune_epochs", 1) > 0 else "allocation"}
 
 
 def parse_duration(text: str) -> float:
