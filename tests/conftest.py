@@ -23,6 +23,8 @@ hypothesis.settings.register_profile("evoprune", deadline=None)  # machines are 
 hypothesis.settings.load_profile("evoprune")
 for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "PY_COLORS", "COLUMNS", "LINES", "PYTHONWARNINGS", "PYTHONDEVMODE"):
     os.environ.pop(name, None)  # they change what is printed
+# DataParallel would put models on a GPU where there is one, and the tests' data is on the CPU.
+sys.modules["torch.nn.parallel.data_parallel"]._get_available_device_type = lambda: None
 torch.set_num_threads(1)  # operations of a few microseconds only wait for each other on more
 
 

@@ -808,7 +808,7 @@ def test_no_option_of_prune_is_forgotten_above() -> None:
 
 def test_validation_images_are_cut_alike_for_every_seed_and_the_test_set_is_another(digits: Path) -> None:
     data = load_data(str(digits))
-    task, _ = named_task(make_settings(model="lenet5", data=str(digits), seed=5))
+    task, _ = named_task(make_settings(model="lenet5", data=str(digits), seed=5, device="cpu"))
     assert isinstance(task.train, TensorSource)
     seen = (task.train, task.val_score, task.test_score)
     for part, split in zip(seen, (data.train, data.val, data.test), strict=True):

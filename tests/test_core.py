@@ -9,6 +9,7 @@ from torch import nn
 from evoprune.core import (
     EvopruneError,
     Layer,
+    equal_parts,
     generator,
     prunable_layers,
     resolve_layers,
@@ -116,3 +117,11 @@ def test_streams_leave_the_global_one_alone() -> None:
 @pytest.mark.parametrize(("total", "count", "found"), [(7, 3, [0, 2, 4]), (3, 5, [0, 1, 2]), (4, 4, [0, 1, 2, 3])])
 def test_some_of_all_are_spread_evenly(total: int, count: int, found: list[int]) -> None:
     assert spread(total, count).tolist() == found
+
+
+@pytest.mark.parametrize(("total", "most"), [(101, 100), (100, 100), (7, 3), (2, 5), (1, 1), (1000, 1)])
+def test_parts_are_as_torchs_equal_ones(total: int, most: int) -> None:
+    numbers, parts = torch.arange(total), equal_parts(total, most)
+    expected = numbers.tensor_split(-(-total // most))
+    assert [numbers[part].tolist() for part in parts] == [part.tolist() for part in expected]
+    assert max(part.stop - part.start for part in parts) <= most

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
-from evoprune.guidance import NEED_SAMPLES, Advice, advise
+from evoprune.evaluation.moments import layer_moments
+from evoprune.guidance import NEED_SAMPLES, Advice, advise, learned
 from evoprune.guidance.evolved import evolved_ranks
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.guidance.wanda import input_powers, wanda_scores
-from evoprune.scoring import watching
+from evoprune.scoring import Fidelity, watching
 
 KINDS = ["none", "magnitude", "gradient", "wanda", "learned"]
 
@@ -187,6 +188,56 @@ def test_gradient_is_the_squared_first_order_change_of_the_loss(net: Net, sample
                 losses.append(float(F.cross_entropy(changed(samples[0].double()), samples[1])))
         change = (losses[0] - losses[1]) / (2 * shrunk)  # 40 samples are one batch
         assert float(found[name][index]) == pytest.approx(change**2, rel=2e-2, abs=1e-10)
+
+
+def test_every_batch_of_gradient_counts_alike(net: Net) -> None:
+    """Two of 26 and 25 samples; one of a single sample would drown the 50 others."""
+    inputs, targets, layers = torch.randn(51, 2, 6, 6, generator=rng(1)), torch.arange(51) % 3, prunable_layers(net)
+    found = gradient_effects(net, layers, inputs, targets)
+    parts = [gradient_effects(net, layers, inputs[part], targets[part]) for part in (slice(26), slice(26, 51))]
+    for name, effect in found.items():
+        torch.testing.assert_close(effect, (parts[0][name] + parts[1][name]) / 2)
+
+
+class Tied(nn.Module):
+    """Twice the same weight, the second time on what the first gave; the first feature is zero in the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
+def test_a_shared_weight_is_judged_by_all_that_it_is_used_for() -> None:
+    torch.manual_seed(0)
+    tied, inputs = Tied(), torch.randn(20, 6, generator=rng(1))
+    inputs[:, 0] = 0
+    with torch.no_grad():
+        middle = tied.a(inputs)
+    moment = (inputs.T @ inputs + middle.T @ middle) / 20
+    torch.testing.assert_close(layer_moments(tied, ["a"], inputs)["a"], moment)
+    torch.testing.assert_close(input_powers(tied, ["a"], inputs)["a"], moment.diagonal())
+
+
+def test_a_tied_embedding_is_judged_by_its_decoder() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False))
+    model[1].weight = model[0].weight
+    tokens = torch.arange(9)
+    embedded = model[0](tokens).detach()
+    torch.testing.assert_close(layer_moments(model, ["0"], tokens)["0"], embedded.T @ embedded / 9)
+
+
+def test_learned_looks_at_samples_from_all_over(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(learned, "SAMPLES", 4)
+    monkeypatch.setattr(learned, "Fidelity", lambda inputs, targets: seen.append(inputs) or Fidelity(inputs, targets))
+    inputs, layers = torch.randn(40, 2, 6, 6, generator=rng(1)), prunable_layers(net)[-1:]
+    net.eval()
+    learned.learned_ranks(net, layers, half(layers), inputs, 0.2, (0,), 64)
+    assert torch.equal(seen[0], inputs[[0, 10, 20, 30]])
 
 
 def output_change(module: nn.Module, given: Tensor, index: tuple[int, ...]) -> float:

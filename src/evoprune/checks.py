@@ -187,7 +187,7 @@ def check_training(task: Task, settings: Settings) -> None:
         ):
             outputs = at_least_float32(tried(inputs.to(device, copy=True)))
         if classifies:
-            loss = _cross_entropy(outputs, labels.cpu())
+            loss = _cross_entropy(outputs, labels)
         elif has_loss and own is not None:
             loss = _own_loss(own, outputs, labels.to(device, copy=True))
         if epochs:
@@ -270,7 +270,8 @@ def _cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
             f"the model gives a {type(outputs).__name__}, and cross-entropy needs logits (N, C); give a loss of your"
             " own, or leave `train` out"
         )
-    return F.cross_entropy(outputs.cpu(), targets)  # on the CPU: a label out of range would leave a GPU unusable
+    F.cross_entropy(outputs.detach().cpu(), targets.cpu())  # a label out of range would leave a GPU unusable
+    return F.cross_entropy(outputs, targets.to(outputs.device))
 
 
 def _own_loss(loss: Loss, outputs: Any, targets: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from math import prod
 from typing import Protocol
 
@@ -23,8 +24,8 @@ from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "check_initialized", "did_you_mean", "few", "forked_rng", "generator", "prefix_of", "prunable_layers",
-    "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix", "weight_of",
+    "check_initialized", "did_you_mean", "equal_parts", "few", "forked_rng", "generator", "prefix_of",
+    "prunable_layers", "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -101,6 +102,17 @@ def spread(total: int, count: int) -> Tensor:
     """Up to `count` of the numbers from 0 to `total` - 1, evenly spread and ascending, int64."""
     count = min(count, total)
     return torch.arange(count) * total // count
+
+
+def equal_parts(total: int, most: int) -> list[slice]:
+    """The numbers from 0 to `total` - 1 in as few parts of up to `most` as can be, equal up to one.
+
+    A last part of what is left over may be a single sample: some models cannot take one, and means over parts would
+    give it the weight of many.
+    """
+    size, larger = divmod(total, parts := -(-total // most))
+    ends = [number * size + min(number, larger) for number in range(parts + 1)]
+    return [slice(first, end) for first, end in pairwise(ends)]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -100,12 +100,28 @@ from torch import nn
 from evoprune.scoring import evaluating
 
 backends = torch.backends
-places = backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
+cudnn, mkldnn = backends.cudnn, backends.mkldnn
+places = cudnn.conv, cudnn.rnn, backends.cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul
+
+
+def state():
+    found = [place.fp32_precision for place in places]
+    for older in (torch.get_float32_matmul_precision, lambda: cudnn.allow_tf32):
+        try:
+            found.append(older())
+        except RuntimeError:
+            found.append("cannot be told")
+    return found
+
+
 {}
-before = [place.fp32_precision for place in places]
+before = state()
 with evaluating(nn.Linear(2, 2)):
-    assert "tf32" not in [place.fp32_precision for place in places]
-assert [place.fp32_precision for place in places] == before, before
+    inside = state()
+    assert not {{"tf32", "bf16", "high", "medium", True}} & set(inside), inside
+    a, b = torch.randn(2, 256, 256)
+    torch.testing.assert_close(a @ b, (a.double() @ b.double()).float(), rtol=1e-4, atol=1e-3)
+assert state() == before, (state(), before)
 """
 
 
@@ -115,7 +131,9 @@ assert [place.fp32_precision for place in places] == before, before
     [
         "", "backends.fp32_precision = 'ieee'", "backends.fp32_precision = 'tf32'",
         "backends.cudnn.fp32_precision = 'tf32'", "backends.cudnn.conv.fp32_precision = 'ieee'",
-        "torch.set_float32_matmul_precision('high')", "backends.cuda.matmul.allow_tf32 = True",
+        "torch.set_float32_matmul_precision('high')", "torch.set_float32_matmul_precision('medium')",
+        "backends.cuda.matmul.allow_tf32 = True", "backends.mkldnn.matmul.fp32_precision = 'bf16'",
+        "backends.mkldnn.fp32_precision = 'bf16'", "backends.cudnn.allow_tf32 = False",
     ],
 )  # fmt: skip
 def test_scores_are_of_full_float32_whichever_switch_of_torch_is_set(switch: str) -> None:
@@ -217,6 +235,17 @@ def test_a_model_that_changes_its_input_does_not_change_the_data() -> None:
     assert torch.equal(inputs, before)
 
 
+def test_no_batch_is_a_single_sample_that_is_left_over() -> None:
+    """Some models cannot take one."""
+
+    class Squeezing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, None].squeeze()
+
+    score = Accuracy(torch.randn(101, 3), torch.zeros(101).long())
+    assert 0 <= score(Squeezing()) <= 1
+
+
 def test_a_sample_whose_output_is_not_a_number_is_wrong() -> None:
     outputs = torch.tensor([[float("nan"), 1.0], [2.0, 1.0], [0.0, float("nan")]])
     score = Accuracy(torch.zeros(3, 1), torch.tensor([0, 0, 1]))
@@ -249,4 +278,4 @@ def test_large_values_are_watched_few_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert largest_numel(net, torch.zeros(9, 3)) == 100
     monkeypatch.setattr(watching, "BATCH_BYTES", 4 * 100 * 4)
     watch_inputs(net, torch.zeros(9, 3), lambda name, _: name == "2", lambda *given: batches.append(len(given[2])))
-    assert batches == [4, 4, 1]
+    assert batches == [3, 3, 3]

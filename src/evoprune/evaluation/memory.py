@@ -10,7 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["bytes_of", "is_out_of_memory"]
 
-SAID = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine")
+SAID = (
+    "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED",
+    "unable to find an engine",
+)  # fmt: skip
 """By the CPU's allocator and by libraries of the GPU."""
 
 

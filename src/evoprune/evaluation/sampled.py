@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Plans, Scores, spread, weight_of
+from evoprune.core import EvopruneError, Plans, Scores, equal_parts, spread, weight_of
 from evoprune.evaluation.cache import SharedCache
 from evoprune.evaluation.memory import bytes_of, is_out_of_memory
 from evoprune.evaluation.reference import check_plans
@@ -145,7 +145,8 @@ class SampledEvaluator:
             with evaluating(self.model), self._arithmetic():
                 weights = candidate_weights(self.model, plans)
                 # Not the hardest ones, which would be wrong in any arithmetic.
-                for rows in spread(self.samples, COMPARED_SAMPLES).split(self.chunk):
+                some = spread(self.samples, COMPARED_SAMPLES)
+                for rows in (some[part] for part in equal_parts(len(some), self.chunk)):
                     outputs = self._outputs(weights, self._shared(rows), rows).float()
                     values.append(self.score.values(outputs, self.score.expected[rows].to(self.device)))
             return torch.cat(values, dim=-1).double().mean(-1).cpu()
@@ -161,8 +162,8 @@ class SampledEvaluator:
         value, loss = (torch.zeros(candidates, dtype=torch.float64, device=self.device) for _ in range(2))
         seen = torch.zeros(candidates, dtype=torch.int64)
         alive = torch.arange(candidates)
-        # As equal as can be: some models cannot take a last chunk of one sample.
-        for index, rows in enumerate(self.order.tensor_split(-(-self.samples // self.chunk))):
+        for index, part in enumerate(equal_parts(self.samples, self.chunk)):
+            rows = self.order[part]
             values, losses = self._chunk(weights, index, rows)
             where = alive.to(self.device)
             value.index_add_(0, where, values)

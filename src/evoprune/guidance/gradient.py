@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import Layer, weight_of
+from evoprune.core import Layer, equal_parts, weight_of
 from evoprune.scoring import device_of, evaluating
 from evoprune.training import Loss, at_least_float32
 
@@ -40,7 +40,7 @@ def gradient_effects(
     weights = [weight_of(model, layer.name) for layer in layers]
     frozen = [weight for weight in weights if not weight.requires_grad]
     squares = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    batches = list(zip(inputs.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True))
+    parts = equal_parts(len(inputs), BATCH_SIZE)
     device, cudnn = device_of(model), torch.backends.cudnn
     enabled = cudnn.enabled
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
@@ -49,13 +49,13 @@ def gradient_effects(
         weight.requires_grad_(True)
     try:
         with evaluating(model), torch.enable_grad():
-            for batch, labels in batches:
-                outputs = model(batch.to(device, copy=True))  # it may change them in place
-                value = loss(at_least_float32(outputs), labels.to(device, copy=True))
+            for part in parts:
+                outputs = model(inputs[part].to(device, copy=True))  # it may change them in place
+                value = loss(at_least_float32(outputs), targets[part].to(device, copy=True))
                 gradients = torch.autograd.grad(value, weights, allow_unused=True)
                 for square, gradient in zip(squares, gradients, strict=True):
                     if gradient is not None:
-                        square.add_(gradient.float().square(), alpha=1 / len(batches))
+                        square.add_(gradient.float().square(), alpha=1 / len(parts))
     finally:
         cudnn.enabled = enabled
         for weight in frozen:

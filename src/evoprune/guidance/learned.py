@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Layer, Masks, generator
+from evoprune.core import EvopruneError, Layer, Masks, generator, spread
 from evoprune.evaluation import make_evaluator
 from evoprune.scoring import Fidelity, device_of, evaluating
 
@@ -58,7 +58,7 @@ def learned_ranks(
         model: with its pruned weights at zero; as found afterwards.
         layers: the layers searched.
         masks: what stays at present.
-        inputs: (N, ...), of which the first `SAMPLES` are used.
+        inputs: (N, ...), of which `SAMPLES` from all over are used.
         smallest: share of a layer's present weights that is left after the last round.
         seed_path: run seed and place in the run, for random numbers.
         memory_mb: limit for scoring.
@@ -66,7 +66,7 @@ def learned_ranks(
     Raises:
         EvopruneError: the model's outputs are not (B, C).
     """
-    inputs = inputs[:SAMPLES]
+    inputs = inputs[spread(len(inputs), SAMPLES)]
     with evaluating(model):
         outputs = model(inputs[:2].to(device_of(model), copy=True))
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, said
+from evoprune.core import EvopruneError, equal_parts, said
 from evoprune.scoring.modes import device_of, evaluating
 from evoprune.scoring.samples import as_tensors
 
@@ -98,8 +98,7 @@ class DataScore:
         """The model's outputs (B, C), batch after batch, each with its place among the samples."""
         device = device_of(model)
         with evaluating(model):
-            for first in range(0, self.samples, BATCH_SIZE):
-                part = slice(first, min(first + BATCH_SIZE, self.samples))
+            for part in equal_parts(self.samples, BATCH_SIZE):
                 inputs = self.inputs[part].to(device, copy=True)  # a model may change its input in place
                 try:
                     outputs = model(inputs)

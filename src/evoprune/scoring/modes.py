@@ -56,26 +56,38 @@ def layer_by_layer() -> Iterator[None]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """No TF32 on GPUs. (`torch.backends.cudnn.flags` would set all of its other flags, too.)"""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    found: list[tuple[Any, str, Any]] = []
+    """No TF32 and no bfloat16 inside, whichever of torch's switches asks for it; afterwards all are as before.
 
-    def put(place: Any, name: str, value: object) -> None:
-        found.append((place, name, getattr(place, name)))
-        setattr(place, name, value)
-
+    (`torch.backends.cudnn.flags` would set all of its other flags, too.)
+    """
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    newer: tuple[Any, ...] = ()
+    if hasattr(cudnn, "conv"):
+        newer = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)
+    before, allowed, precision = [place.fp32_precision for place in newer], False, "highest"
+    # torch will not read an older switch where a user has set one of the newer ones.
+    with suppress(RuntimeError):
+        precision = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        allowed = cudnn.allow_tf32
     try:
-        for place in (cudnn, matmul):
-            with suppress(RuntimeError):  # torch will not read these where a user has set one of the newer ones
-                if place.allow_tf32:
-                    put(place, "allow_tf32", False)
-        for newer in (cudnn.conv, cudnn.rnn, matmul) if hasattr(cudnn, "conv") else ():
-            if newer.fp32_precision == "tf32":
-                put(newer, "fp32_precision", "ieee")
+        if precision != "highest":
+            torch.set_float32_matmul_precision("highest")
+        if allowed:
+            cudnn.allow_tf32 = False
+        for place in newer:
+            if place.fp32_precision in ("tf32", "bf16"):
+                place.fp32_precision = "ieee"
         yield
     finally:
-        for place, name, value in reversed(found):
-            setattr(place, name, value)
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
+        if allowed:
+            cudnn.allow_tf32 = True
+        for place, value in zip(newer, before, strict=True):
+            if place.fp32_precision != value:
+                place.fp32_precision = value
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from evoprune.core import prefix_of
+from evoprune.core import equal_parts, prefix_of
 from evoprune.scoring.modes import device_of, evaluating, layer_by_layer, unwrapped
 
 __all__ = ["CONVOLUTIONS", "first_input", "largest_numel", "watch_inputs"]
@@ -28,6 +28,7 @@ def watch_inputs(
 ) -> None:
     """Run `model` in eval mode on (N, ...) `inputs`; `take` gets every `wanted` layer's name, module and first input.
 
+    Modules that share a weight are one layer, with the first one's name.
     Not what a linear layer or convolution does not take as its kind does: a subclass may make something else of it.
     """
 
@@ -41,13 +42,14 @@ def watch_inputs(
     inner = unwrapped(model)
     prefix = prefix_of(model) if inner is model else ""  # names are those inside already
     at_once = max(1, min(BATCH, BATCH_BYTES // (4 * largest_numel(inner, inputs))))
+    names: dict[int, str] = {}
     with evaluating(inner), layer_by_layer(), ExitStack() as hooks:
         for path, module in inner.named_modules():
-            name = path.removeprefix(prefix)
+            name = names.setdefault(id(module._parameters.get("weight", module)), path.removeprefix(prefix))
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
-        for batch in inputs.split(at_once):
-            inner(batch.to(device_of(inner), copy=True))  # it may change them in place
+        for part in equal_parts(len(inputs), at_once):
+            inner(inputs[part].to(device_of(inner), copy=True))  # it may change them in place
 
 
 def largest_numel(model: nn.Module, inputs: Tensor) -> int:

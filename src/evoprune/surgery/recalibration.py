@@ -5,11 +5,10 @@ Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruni
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from evoprune.core import equal_parts
 from evoprune.scoring import device_of, evaluating, unwrapped
 
 __all__ = ["batch_norms", "recalibrate"]
@@ -37,8 +36,8 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None
             norm.momentum = None  # the plain average over all batches
             norm.train()
         try:
-            for batch in inputs.tensor_split(math.ceil(len(inputs) / batch_size)):
-                model(batch.to(device_of(model), copy=True))  # it may change them in place
+            for part in equal_parts(len(inputs), batch_size):
+                model(inputs[part].to(device_of(model), copy=True))  # it may change them in place
         finally:
             for norm, value in zip(norms, momentum, strict=True):
                 norm.momentum = value

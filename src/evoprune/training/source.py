@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError
+from evoprune.core import EvopruneError, equal_parts
 from evoprune.training.random_state import OwnRandomState, generators_of
 
 __all__ = [
@@ -118,7 +118,9 @@ class TensorSource:
         if self.shift or self.flip or self.cutout:
             return
         if len(self.targets) * teacher(self.inputs[:2].clone())[0].nbytes <= LOGITS_BYTES:
-            self.teacher_logits = torch.cat([teacher(part.clone()) for part in self.inputs.split(500)])
+            self.teacher_logits = torch.cat(
+                [teacher(self.inputs[part].clone()) for part in equal_parts(len(self.inputs), self.batch_size)]
+            )
 
     def _windows(self) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""
