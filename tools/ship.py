@@ -1,7 +1,7 @@
 """Make the files that are shipped with evoprune: trained weights, and pruned networks, both in half precision.
 
 python tools/ship.py weights resnet18 trained.safetensors --data cifar10
-python tools/ship.py network runs/resnet18 resnet18-95 resnet18 --data cifar10
+python tools/ship.py network runs/resnet18 resnet18-95 resnet18 --data cifar10 [--called "cifar10, from JPEG"]
 
 What the files say of their accuracy is measured on the rounded weights.
 """
@@ -41,8 +41,8 @@ def ship_weights(name: str, trained: Path, data: zoo.Data, place: Path) -> Path:
     return index
 
 
-def ship_network(folder: Path, name: str, model_name: str, data: zoo.Data, place: Path) -> Path:
-    """The masks and the weights in `folder` as zoo/networks/NAME.safetensors."""
+def ship_network(folder: Path, name: str, model_name: str, data: zoo.Data, called: str, place: Path) -> Path:
+    """The masks and the weights in `folder` as zoo/networks/NAME.safetensors, with what the data is called there."""
     model = zoo.load_model(model_name)
     layers = prunable_layers(model)
     zoo.load_checkpoint(model, folder / "model.safetensors")
@@ -52,7 +52,7 @@ def ship_network(folder: Path, name: str, model_name: str, data: zoo.Data, place
     scores = measured(model, data)
     recorded = {
         "model": model_name,
-        "data": data.name,
+        "data": called,
         "sparsity": str(sparsity_of(masks, layers)),
         "nonzero_weights": str(sum(row["kept"] for row in describe_layers(layers, masks))),
         "val_score": scores["val_accuracy"],
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network.add_argument("folder", type=Path, help="a run folder, a point of its front, or one that quality.py kept")
     network.add_argument("name")
     network.add_argument("model", choices=list(zoo.BUILT_IN))
+    network.add_argument("--called", help="what `evoprune eval` says that the figures were recorded on; --data's name")
     for kind in (weights, network):
         kind.add_argument("--data", required=True)
         kind.add_argument("--zoo", type=Path, default=Path(zoo.__file__).parent)
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.kind == "weights":
         print(ship_weights(given.name, given.trained, data, given.zoo))
     else:
-        print(ship_network(given.folder, given.name, given.model, data, given.zoo))
+        print(ship_network(given.folder, given.name, given.model, data, given.called or data.name, given.zoo))
 
 
 if __name__ == "__main__":

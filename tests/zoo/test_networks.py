@@ -33,7 +33,8 @@ def test_a_run_is_shipped_and_scored_by_name(evoprune: Command, digits: Path, pl
                     "--space", "allocation", "--generations", 1, "--finetune-epochs", 0, "--final-epochs", 1,
                     "--quiet", "--out", run)  # fmt: skip
     assert done.code == 0, done.err
-    ship(["network", str(run), "small", "lenet5", "--data", str(digits), "--zoo", str(place)])
+    named = ["--data", str(digits), "--called", "digits, once JPEG", "--zoo", str(place)]
+    ship(["network", str(run), "small", "lenet5", *named])
     file = place / "networks" / "small.safetensors"
     assert file.stat().st_size < (run / "model.safetensors").stat().st_size / 8
 
@@ -50,7 +51,9 @@ def test_a_run_is_shipped_and_scored_by_name(evoprune: Command, digits: Path, pl
     assert found["nonzero_weights"] == found["recorded"]["nonzero_weights"] == recorded["nonzero_weights"]
     for score in ("val_score", "test_score"):
         assert found[score] == pytest.approx(found["recorded"][score], abs=1e-4)
-    assert "measured now" in evoprune("eval", "small", "--data", digits).out
+    shown = evoprune("eval", "small", "--data", digits).out
+    assert "measured now, on digits" in shown
+    assert "recorded, on digits, once JPEG" in shown
 
 
 def test_trained_weights_are_shipped_in_half_precision(digits: Path, tmp_path: Path) -> None:
