@@ -25,7 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_DOTS = 60_000
-MOST_PANELS = 12
+MOST_PANELS = 24
+"""Enough for each layer of ResNet-18; of more a reader sees nothing."""
 AT_TARGET = 5e-4
 """Sparsities this close are one line in the figure."""
 
