@@ -96,6 +96,15 @@ def test_sparsity_by_generation_has_a_panel_for_each_set_of_layers(run_dir):
     assert all(low <= best <= high for low, best, high in zip(curve.lowest, curve.best, curve.highest, strict=True))
 
 
+def test_more_layers_than_panels_share_one(run_dir, monkeypatch):
+    panels = sparsity_by_generation(read_run(run_dir))
+    each = search_figures.draw_sparsity_by_generation(panels, LIGHT).axes[:5]
+    assert all(len(axes.lines) > 0 for axes in each)
+    monkeypatch.setattr(search_figures, "MOST_PANELS", 4)
+    shared, *_ = search_figures.draw_sparsity_by_generation(panels, LIGHT).axes
+    assert len(shared.lines) == 5
+
+
 def test_stages_over_the_same_layers_continue_one_another(run_dir):
     edit(
         run_dir / "journal.jsonl",
