@@ -253,9 +253,12 @@ def test_a_sample_whose_output_is_not_a_number_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("make", [Accuracy, NegativeLoss, Fidelity])
-def test_a_part_of_a_score_is_the_score_on_every_so_many_samples(make: type[scoring.DataScore]) -> None:
+def test_a_part_of_a_score_is_the_score_on_some_of_the_samples(make: type[scoring.DataScore]) -> None:
     dense, inputs, targets = data()
-    score, alone = make(inputs, targets), make(inputs[::4], targets[::4])
+    score = make(inputs, targets)
+    rows = score.rows_of(0.25)
+    assert len(set(rows.tolist())) == 150
+    alone = make(inputs[rows], targets[rows])
     model = copy.deepcopy(dense)
     for one in (score, alone):
         one.bind(dense)
@@ -263,6 +266,13 @@ def test_a_part_of_a_score_is_the_score_on_every_so_many_samples(make: type[scor
         model[3].weight.mul_(-1)
     assert score.part(0.25).samples == 150
     assert score.part(0.25)(model) == pytest.approx(alone(model))
+
+
+def test_a_part_of_a_score_has_all_classes_though_they_take_turns() -> None:
+    score = Accuracy(torch.zeros(1000, 3), torch.arange(1000) % 10)
+    for share in (0.05, 0.25):
+        assert set(score.part(share).targets.tolist()) == set(range(10))
+    assert torch.equal(score.part(0.05).targets, score.part(0.05).targets)
 
 
 def test_scores_are_of_float32_inside_autocast_too() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, equal_parts, said
+from evoprune.core import EvopruneError, equal_parts, generator, said
 from evoprune.scoring.modes import device_of, evaluating
 from evoprune.scoring.samples import as_tensors
 
@@ -60,11 +60,15 @@ class DataScore:
         return cross_entropy(outputs, expected)
 
     def part(self, share: float) -> DataScore:
-        """The same score on about that share of the samples, evenly spaced among them."""
-        every = max(1, round(1 / share))
-        smaller = copy.copy(self)
-        smaller.inputs, smaller.targets = self.inputs[::every], self.targets[::every]
+        """The same score on that share of the samples."""
+        rows, smaller = self.rows_of(share), copy.copy(self)
+        smaller.inputs, smaller.targets = self.inputs[rows], self.targets[rows]
         return smaller
+
+    def rows_of(self, share: float) -> Tensor:
+        """The samples of `part`: drawn at random, always the same; every so many might all be of one class."""
+        count = max(1, round(share * self.samples))
+        return torch.randperm(self.samples, generator=generator(0))[:count].sort().values
 
     def bind(self, model: nn.Module) -> None:
         """Told of the dense model before anything is scored; scores relative to it look at the first one here."""

@@ -42,7 +42,7 @@ class Fidelity(DataScore):
         """The same score on a share of the samples; outputs of the dense model, where they are known, are kept."""
         smaller = super().part(share)
         assert isinstance(smaller, Fidelity)
-        smaller._dense = None if self._dense is None else self._dense[:: max(1, round(1 / share))]
+        smaller._dense = None if self._dense is None else self._dense[self.rows_of(share)]
         return smaller
 
     @property
