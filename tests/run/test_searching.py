@@ -106,15 +106,15 @@ def test_what_guidance_scored_is_counted() -> None:
 
 
 def test_nsga2_ends_a_stage_at_its_target() -> None:
-    result = pruned(sparsity=0.7, space="allocation", algorithm="nsga2", population=8)
+    result = pruned(sparsity=0.7, algorithm="nsga2", population=8)
     assert result.sparsity == pytest.approx(0.7, abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"algorithm": "nsga2"}, "space allocation"),
-        ({"algorithm": "cmaes"}, "space allocation"),
+        ({"algorithm": "nsga2", "space": "weights"}, "space allocation"),
+        ({"algorithm": "cmaes", "space": "weights"}, "space allocation"),
         ({"algorithm": "pbil", "space": "allocation"}, "space weights"),
         ({"algorithm": "pbil", "space": "mixture"}, "space weights"),
         ({"algorithm": "cmaes", "space": "mixture"}, "space allocation"),
