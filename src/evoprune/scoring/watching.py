@@ -45,7 +45,10 @@ def watch_inputs(
     names: dict[int, str] = {}
     with evaluating(inner), layer_by_layer(), ExitStack() as hooks:
         for path, module in inner.named_modules():
-            name = names.setdefault(id(module._parameters.get("weight", module)), path.removeprefix(prefix))
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            weight = module._parameters.get("weight")
+            name = names.setdefault(id(module if weight is None else weight), path.removeprefix(prefix))
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
         for part in equal_parts(len(inputs), at_once):
