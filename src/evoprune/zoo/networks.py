@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent / "networks"
 NETWORKS = {
     "lenet5-caffe-320x": "lenet5-caffe",
     "resnet18-79": "resnet18",
+    "resnet18-90": "resnet18",
     "resnet18-95": "resnet18",
     "resnet18-99": "resnet18",
 }
