@@ -22,8 +22,8 @@ from evoprune.storage import as_safetensors, read_tensors, save_tensors, write_j
 from evoprune.surgery import load_masks
 
 __all__ = [
-    "Result", "describe_layers", "file_bytes", "front_folder", "front_of", "non_dominated", "read_points",
-    "versions",
+    "Result", "describe_layers", "file_bytes", "front_folder", "front_of", "model_metadata", "non_dominated",
+    "read_points", "versions",
 ]  # fmt: skip
 
 P = TypeVar("P", Outcome, FrontPoint)
@@ -90,7 +90,7 @@ class Result:
     def save_model(self, folder: Path) -> None:
         """What `save` writes, without the front."""
         save_tensors(self.masks, folder / "masks.safetensors")
-        save_tensors(self.model.state_dict(), folder / "model.safetensors", _about(self.summary["model"]))
+        save_tensors(self.model.state_dict(), folder / "model.safetensors", model_metadata(self.summary["model"]))
         write_json(folder / "result.json", self.summary)
 
 
@@ -134,11 +134,11 @@ def describe_layers(layers: Sequence[Layer], masks: Mapping[str, Tensor]) -> lis
 
 def file_bytes(model: nn.Module, name: str) -> int:
     """Size of model.safetensors with these weights, where the run's model has this name."""
-    return len(as_safetensors(model.state_dict(), _about(name)))
+    return len(as_safetensors(model.state_dict(), model_metadata(name)))
 
 
-def _about(name: str) -> dict[str, str]:
-    """Metadata of model.safetensors."""
+def model_metadata(name: str) -> dict[str, str]:
+    """What model.safetensors says of itself; `name` is the model's in the settings."""
     return {"model": name}
 
 
