@@ -190,7 +190,13 @@ class Runner:
         """Short fine-tuning; returns the stage with as many final epochs, the next phase, as there is time for."""
         if self.task.train is None:
             return stage
-        state = self.state
+        state, settings = self.state, self.settings
+        if state.step == 0 and stage.epochs:
+            least = 1 if settings.tightens or not settings.final_epochs else 0
+            fits = self.limit.epochs_left(stage.epochs + settings.final_epochs) - settings.final_epochs
+            if fits < stage.epochs:
+                state.cut_short = True
+                stage = state.stage = replace(stage, epochs=max(least, fits))
         self._epochs(stage, self.settings.finetune_schedule, stage.epochs)
         if stage.final_epochs and self._wants_final_epochs(stage):
             fits = self.limit.epochs_left(stage.final_epochs)
