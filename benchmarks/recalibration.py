@@ -3,8 +3,8 @@
     python benchmarks/recalibration.py --data cifar10 [--sparsities 0.2 0.5 0.7 0.8 0.9] [--samples 2000]
 
 Masks are those of rules, at each sparsity; accuracy is on validation images. Statistics are measured on
-as many training images as `evoprune prune --recalibrate` takes: augmented as in training, which is what it does, and
-as they are (`plain_images`).
+as many training images as `evoprune prune --recalibrate` takes: augmented as in training, which is what it does, for
+the pruned model (`augmented`) and on fewer of them for a candidate (`candidate`); and as they are (`plain_images`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from evoprune.core import Layer, Masks, generator, prunable_layers
+from evoprune.run.searching import NORM_SAMPLES
 from evoprune.run.settings import make_settings
 from evoprune.surgery import apply_masks, recalibrate
 from evoprune.tasks import SAMPLES
@@ -57,17 +58,22 @@ def main() -> None:
     augmented = first_samples(source.augmented(**settings.augmentation), SAMPLES)[0]
     rows = []
     whole = measured_accuracy(dense, images)
+    images_for_norms = {
+        "augmented": augmented,
+        "candidate": augmented[:NORM_SAMPLES],
+        "plain_images": data.train.inputs[:SAMPLES],
+    }
     for sparsity in args.sparsities:
         for name, rule in ((name, RULES[name]) for name in args.rules):
             model = copy.deepcopy(dense)
             apply_masks(model, rule(dense, layers, sparsity))
             row = {"rule": name, "sparsity": sparsity, "as_it_is": measured_accuracy(model, images)}
-            for kind, inputs in (("augmented", augmented), ("plain_images", data.train.inputs[:SAMPLES])):
+            for kind, inputs in images_for_norms.items():
                 recalibrate(model, inputs)
                 row[kind] = measured_accuracy(model, images)
             rows.append(row)
             record.write("recalibration", {"data": data.name, "samples": len(images), "dense": whole, "rows": rows})
-            shown = ", ".join(f"{kind} {row[kind]:.2%}" for kind in ("as_it_is", "augmented", "plain_images"))
+            shown = ", ".join(f"{kind} {row[kind]:.2%}" for kind in ("as_it_is", *images_for_norms))
             print(f"{sparsity:.0%} {name}: {shown}", flush=True)
 
 

@@ -15,6 +15,7 @@ from evoprune.evaluation.graph import UnsplittableError, split_model
 from evoprune.evaluation.graph_runner import GraphRunner
 from evoprune.evaluation.memory import bytes_of
 from evoprune.evaluation.precision import bfloat16_suits
+from evoprune.evaluation.recalibrated import RecalibratedEvaluator
 from evoprune.evaluation.reference import ReferenceEvaluator, masked
 from evoprune.evaluation.runners import BatchRunner, OneByOne, candidate_weights
 from evoprune.evaluation.sampled import Needs, SampledEvaluator
@@ -36,6 +37,7 @@ def make_evaluator(
     *,
     memory_mb: int = 1024,
     ways: Sequence[str] = WAYS,
+    norm_inputs: Tensor | None = None,
 ) -> Evaluator:
     """The fastest evaluator that fits model and score.
 
@@ -51,6 +53,8 @@ def make_evaluator(
             racing: a candidate stops when it can no longer reach the floor;
             precision: bfloat16, on hardware that computes in it and for models that are heavy, if it agrees
             with float32 on some samples; convolutions then run channels-last.
+        norm_inputs: (N, ...) training samples; where given, each candidate's batch norms are first measured on them,
+            and ways that candidates have in common are not taken.
 
     Raises:
         EvopruneError: an unknown method or layer, or a score that does not fit the model.
@@ -60,6 +64,11 @@ def make_evaluator(
         raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
     if memory_mb < 1:
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
+    if norm_inputs is not None:
+        alone = [way for way in ways if way not in ("prefix", "batched")]
+        return RecalibratedEvaluator(
+            model, make_evaluator(model, score, layers, memory_mb=memory_mb, ways=alone), norm_inputs
+        )
     score = as_score(score)
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:

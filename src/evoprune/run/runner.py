@@ -139,7 +139,9 @@ class Runner:
     def _search(self, stage: Stage) -> None:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
-        search = make_search(self.task, settings, state, stage, self.floor, self.costs, self._show_layers)
+        search = make_search(
+            self.task, settings, state, stage, self.floor, self.costs, self._show_layers, self.norm_inputs
+        )
         self._snapshot(at_most_every=SNAPSHOT_SECONDS)
         if state.step == 0 and state.advice is not None:
             # Of an own function nobody knows the samples: a candidate is one evaluation of it.

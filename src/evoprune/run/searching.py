@@ -41,6 +41,8 @@ PRIORITY_STREAM = 0xFFFF
 """Place of the guidance's random stream beside those of the generations."""
 LOWEST_SHARE = 0.3
 """In one stage of the ladder a layer may become as thin as this share of the average."""
+NORM_SAMPLES = 512
+"""Of the samples that batch norms are measured on, those for a candidate."""
 NEAR_TARGET = 1e-3
 """How far below the stage's target the sparsity of a front's point may lie to be chosen for it."""
 
@@ -130,6 +132,7 @@ def make_search(
     floor: float | None,
     costs: Costs,
     on_layer: Callable[[int], None],
+    norm_inputs: Tensor | None = None,
 ) -> Search:
     """The search of `stage`.
 
@@ -137,6 +140,7 @@ def make_search(
     a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
     What guidance says is kept in `state.advice`, and not asked for again where it is there.
     `on_layer` is told for how many layers the guidance has spoken, where that takes long.
+    With `norm_inputs` candidates are scored with batch norms measured on the first of them.
     """
     layers = resolve_layers(task.layers, stage.layers)
     if settings.preset == "original":
@@ -155,11 +159,13 @@ def make_search(
         set_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
 
+    inputs = None if norm_inputs is None else norm_inputs[:NORM_SAMPLES]
     memory_mb = settings.memory_mb // (1 + len(algorithm.screening))  # all keep what they have computed
 
     def evaluator(score: Callable[..., float]) -> Evaluator:
         return make_evaluator(
             task.model, score, [layer.name for layer in layers], memory_mb=memory_mb, ways=settings.scoring,
+            norm_inputs=inputs,
         )  # fmt: skip
 
     screeners: tuple[tuple[Evaluator, int], ...] = ()
