@@ -33,6 +33,24 @@ def test_the_scales_of_norms_come_on_demand() -> None:
     assert [layer.name for layer in prunable_layers(model(), include_norm=True)] == ["0", "1", "3", "4"]
 
 
+class ChannelNorm(nn.Module):
+    """A normalization as many models write their own."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+
+
+class NormalizedLinear(ChannelNorm):
+    """A matrix, whatever it is called."""
+
+
+def test_a_norm_of_ones_own_has_a_scale_however_many_dimensions_and_a_matrix_is_none() -> None:
+    net = nn.Sequential(ChannelNorm(1, 4, 1, 1), NormalizedLinear(4, 3))
+    assert [layer.name for layer in prunable_layers(net)] == ["1"]
+    assert [layer.name for layer in prunable_layers(net, include_norm=True)] == ["0", "1"]
+
+
 def test_a_shared_weight_is_listed_once() -> None:
     tied = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
     tied[1].weight = tied[0].weight

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Layer, check_initialized, few, forked_rng, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, Layer, check_initialized, few, random_states, resolve_layers, said, weight_of
 from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
@@ -182,7 +182,7 @@ def check_training(task: Task, settings: Settings) -> None:
     tried.train(epochs > 0)  # auxiliary outputs show only in train mode
     try:
         with (
-            forked_rng(device),
+            random_states(device, 0),
             settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
         ):
             outputs = at_least_float32(tried(inputs.to(device, copy=True)))

@@ -157,7 +157,8 @@ def prune(
     ] = None,
     train_precision: Annotated[Precision | None, typer.Option(help="Of fine-tuning; float32 by default.")] = None,
     recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Measure batch norms anew for each candidate, and for each stage's masks.")
+        bool,
+        typer.Option("--recalibrate", help="Measure batch norms anew, for each candidate and each stage's masks."),
     ] = False,
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
     time_limit: Annotated[

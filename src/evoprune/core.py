@@ -9,8 +9,9 @@ Data flows one way: space -> genomes -> plans -> evaluator -> scores -> algorith
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
@@ -24,8 +25,9 @@ from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
-    "check_initialized", "did_you_mean", "equal_parts", "few", "forked_rng", "generator", "prefix_of",
-    "prunable_layers", "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix", "weight_of",
+    "check_initialized", "did_you_mean", "equal_parts", "few", "generator", "prefix_of",
+    "prunable_layers", "random_states", "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix",
+    "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -155,7 +157,8 @@ def prunable_layers(model: nn.Module, include_norm: bool = False) -> list[Layer]
         weight = None if isinstance(module, torch.jit.ScriptModule) else module._parameters.get("weight")
         if weight is None or weight.numel() == 0 or not weight.is_floating_point() or id(weight) in seen:
             continue
-        is_scale = weight.dim() < 2 or isinstance(module, nn.LayerNorm | nn.RMSNorm)
+        along_one = weight.numel() == max(weight.shape, default=0) and _is_norm(module)  # (1, C, 1, 1), say
+        is_scale = weight.dim() < 2 or along_one or isinstance(module, nn.LayerNorm | nn.RMSNorm)
         if is_scale and not (include_norm and _is_norm(module)):
             continue
         seen.add(id(weight))
@@ -202,9 +205,26 @@ def sparsity_of(masks: Mapping[str, Tensor], layers: Iterable[Layer]) -> float:
     return pruned / sum(layer.size for layer in layers)
 
 
-def forked_rng(device: torch.device) -> AbstractContextManager[None]:
-    """Global random states of the CPU, and of `device` where that is a GPU, are afterwards as before."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+@contextmanager
+def random_states(device: torch.device, seed: int) -> Iterator[None]:
+    """The global random states begin at `seed`, and are afterwards as before.
+
+    Those of torch on the CPU, and on `device` where that is a GPU, of numpy and of Python.
+    """
+    gpu = device.type == "cuda"
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[device] if gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if gpu:  # this one alone: torch.manual_seed would draw on all of them
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            random.setstate(of_python)
 
 
 def generator(seed: int, *path: int) -> torch.Generator:

@@ -1,7 +1,10 @@
 """Every way of scoring gives the reference's scores, and leaves the model as it was."""
 
 import copy
+import random
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -376,3 +379,110 @@ def test_racing_begins_with_what_the_dense_model_finds_hardest() -> None:
     assert isinstance(evaluator, SampledEvaluator)
     losses = nn.functional.cross_entropy(model(inputs), targets, reduction="none")[evaluator.order]
     assert bool((losses.diff() <= 1e-5).all())
+
+
+class Follows(nn.Module):
+    """Moves what it needs to where its inputs are, in one of the ways that are usual."""
+
+    def __init__(self, way: str, registered: bool) -> None:
+        super().__init__()
+        self.way, self.net = way, nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+        if registered:
+            self.register_buffer("mean", torch.full((1, 8), 0.5))
+        else:
+            self.mean = torch.full((1, 8), 0.5)
+        self.temperature = torch.tensor(1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 2)."""
+        moved = {"device": lambda t: t.to(x.device), "like": lambda t: t.to(x), "type": lambda t: t.type_as(x)}
+        self.mean = moved[self.way](self.mean)
+        return self.net(x - self.mean) / moved[self.way](self.temperature)
+
+
+@pytest.mark.parametrize("registered", [False, True], ids=["attribute", "buffer"])
+@pytest.mark.parametrize("way", ["device", "like", "type"])
+def test_a_model_that_assigns_to_itself_is_split_and_left_as_found(
+    way: str, registered: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model, inputs = Follows(way, registered).eval(), torch.randn(129, 8)
+    mean, names = model.mean, set(vars(model))
+    score = NegativeLoss(inputs, torch.randint(2, (129,)))
+    layers = [layer.name for layer in prunable_layers(model)]
+    evaluator = make_evaluator(model, score, layers)
+    assert isinstance(evaluator, SampledEvaluator)
+    assert isinstance(evaluator.runner, GraphRunner)
+    plans = random_plans(model, layers, 7, keep=0.5)
+    wanted = ReferenceEvaluator(model, score)(plans)
+    torch.testing.assert_close(evaluator(plans).score, wanted.score, rtol=1e-4, atol=1e-5)
+    assert isinstance(model.mean, Tensor)
+    assert not isinstance(model.mean, torch.fx.Proxy)
+    assert torch.equal(model.mean, mean)
+    assert set(vars(model)) == names
+    assert not caplog.records
+
+
+class AssignsAndBranches(Follows):
+    """What it assigned stays where tracing ends."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 2)."""
+        out = super().forward(x)
+        return out if bool(out.isfinite().all()) else -out
+
+
+def test_a_trace_that_fails_leaves_the_model_as_found() -> None:
+    torch.manual_seed(0)
+    model, inputs = AssignsAndBranches("device", True).eval(), torch.randn(129, 8)
+    score = NegativeLoss(inputs, torch.randint(2, (129,)))
+    layers = [layer.name for layer in prunable_layers(model)]
+    plans = random_plans(model, layers, keep=0.5)
+    found = make_evaluator(model, score, layers)(plans)
+    torch.testing.assert_close(found.score, ReferenceEvaluator(model, score)(plans).score, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.mean, torch.full((1, 8), 0.5))
+
+
+def test_a_scripted_part_is_run_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # scripting itself
+        part = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
+    model, inputs = nn.Sequential(nn.Linear(8, 8), part, nn.Linear(8, 4)).eval(), torch.randn(129, 8)
+    score = NegativeLoss(inputs, torch.randint(4, (129,)))
+    plans = random_plans(model, ["0", "2"], keep=0.5)
+    evaluator = make_evaluator(model, score, ["0", "2"])
+    assert isinstance(evaluator, SampledEvaluator)
+    assert isinstance(evaluator.runner, GraphRunner)
+    wanted = ReferenceEvaluator(model, score)(plans)
+    torch.testing.assert_close(evaluator(plans).score, wanted.score, rtol=1e-4, atol=1e-5)
+    assert not caplog.records
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in eval mode, too, from all of three global states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 8) to (B, 4)."""
+        return self.a(nn.functional.dropout(x, 0.5)) * np.random.rand() + random.random()  # noqa: NPY002
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_random_states_outside_play_no_part_in_a_score() -> None:
+    model, inputs = Noisy().eval(), torch.randn(129, 8)
+    score = NegativeLoss(inputs, torch.randint(4, (129,)))
+    plans, found = random_plans(model, ["a"]), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+        found += [make_evaluator(model, score, ["a"])(plans).score, torch.tensor(score(model))]
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+        assert random.getstate() == before[2]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])

@@ -121,3 +121,20 @@ def test_buffers_that_no_file_holds_are_no_bytes() -> None:
     before = costs("bytes", model)
     model[0].register_buffer("mask", torch.ones(1, 1, 256, 256), persistent=False)
     assert costs("bytes", model).dense == before.dense == 4 * 10_100
+
+
+def test_a_layer_that_gives_more_than_a_tensor_is_said_to_be_uncounted() -> None:
+    class WithBias(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), self.bias
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = WithBias(6, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x)[0])
+
+    with pytest.raises(EvopruneError, match="cannot count how often 'a'"):
+        costs("flops", Model(), torch.randn(1, 6))

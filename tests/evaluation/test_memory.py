@@ -111,3 +111,37 @@ def test_few_samples_at_a_time_where_each_takes_much_memory() -> None:
     options = {"keep_shared": True, "racing": False, "together": True, "memory_mb": 64}
     evaluator = SampledEvaluator(small.model, small.score, ["3"], small.runner, Needs(1 << 20, 1, 0.0), **options)
     assert evaluator.chunk == 4  # four values of 4 MB for each sample
+
+
+def test_what_candidates_share_is_not_all_alive_at_once_and_bounds_the_samples_of_a_chunk() -> None:
+    torch.manual_seed(0)
+    wide: list[torch.nn.Module] = [torch.nn.Linear(8, 4096)]
+    wide += [layer for _ in range(9) for layer in (torch.nn.Tanh(), torch.nn.Threshold(0.0, 0.0))]
+    model = torch.nn.Sequential(*wide, torch.nn.Linear(4096, 4)).eval()
+    score = Accuracy(torch.randn(8000, 8), torch.arange(8000) % 4)
+    evaluator = make_evaluator(model, score, [str(len(model) - 1)], memory_mb=16)
+    assert isinstance(evaluator, SampledEvaluator)
+    assert evaluator.shared_bytes == 4 * 2 * 4096, "what an operation reads, and what it gives"
+    assert evaluator.chunk == (16 << 20) // (4 * evaluator.shared_bytes)
+    plans = {str(len(model) - 1): torch.ones(1, 4, 4096, dtype=torch.bool)}
+    scores = evaluator(plans)
+    assert scores.score.item() == score(model)
+    assert evaluator.peak_bytes < 16 << 20
+
+
+def test_candidates_outputs_are_not_kept_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many classes they would take more than all else."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 1 << 14)).eval()
+    score = Accuracy(torch.randn(300, 8), torch.arange(300))
+    evaluator = make_evaluator(model, score, ["0"], memory_mb=64)
+    assert isinstance(evaluator, SampledEvaluator)
+    sizes: list[int] = []
+    values = score.values
+
+    def watched(outputs: Tensor, expected: Tensor) -> Tensor:
+        sizes.append(outputs.nbytes)
+        return values(outputs, expected)
+
+    monkeypatch.setattr(score, "values", watched)
+    evaluator({"0": torch.ones(20, 1 << 14, 8, dtype=torch.bool)})
+    assert max(sizes) <= 8 << 20

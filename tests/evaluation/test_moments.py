@@ -71,3 +71,23 @@ def test_few_samples_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     whole = layer_moments(model, ["0"], inputs)["0"]
     monkeypatch.setattr(moments, "COLUMN_BYTES", 12_000)
     torch.testing.assert_close(layer_moments(model, ["0"], inputs)["0"], whole)
+
+
+def test_a_layer_that_gets_no_samples_has_no_moment_to_speak_of() -> None:
+    """An expert that nothing is sent to."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            sent = x[:, 0] > 1
+            out = torch.zeros(len(x), 2)
+            out[sent], out[~sent] = self.first(x[sent]), self.second(x[~sent])
+            return out
+
+    inputs = torch.rand(10, 3)
+    found = layer_moments(Experts(), ["first", "second"], inputs)
+    assert torch.equal(found["first"], torch.zeros(3, 3))
+    torch.testing.assert_close(found["second"], inputs.T @ inputs / 10)

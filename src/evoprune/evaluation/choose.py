@@ -133,7 +133,9 @@ def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
 
 
 def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner: BatchRunner) -> Needs:
-    """What a runner needs, once it has scored two candidates, one of them dense, as the model itself does.
+    """What a runner needs, once it has scored three candidates, one of them dense, as the model itself does.
+
+    And two of them, since what is right for one number may fit by chance.
 
     Raises:
         UnsplittableError: they differ.
@@ -142,29 +144,32 @@ def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner:
     masks: dict[str, Tensor] = {}
     for name in layers:
         shape = weight_of(model, name).shape
-        masks[name] = torch.stack([torch.ones(shape, dtype=torch.bool), torch.rand(shape, generator=rng) < 0.7])
+        masks[name] = torch.ones(3, *shape, dtype=torch.bool)
+        masks[name][1:] = torch.rand(2, *shape, generator=rng) < 0.7
     inputs = _some_inputs(score).to(device_of(model))
     with evaluating(model):
         wanted = []
-        for candidate in (0, 1):
+        for candidate in range(3):
             with masked(model, {name: mask[candidate] for name, mask in masks.items()}):
                 wanted.append(model(inputs.clone()))
                 score.check_outputs(wanted[-1], len(inputs))
         try:
             shared = runner.shared(inputs.clone())
             weights = candidate_weights(model, masks)
-            # Twice from the same kept values: an operation in place must not have changed them.
+            two = {key: weight[:2] for key, weight in weights.items()}
+            # Both from the same kept values: an operation in place must not have changed them.
             with FlopCounterMode(display=False) as counter:
-                got = [runner.outputs(weights, shared) for _ in range(2)]
+                got = [runner.outputs(some, shared) for some in (weights, two)]
         except UnsplittableError:
             raise
         except Exception as error:
             raise UnsplittableError(said(error)) from error
-    for outputs in got:
-        if outputs.shape != (2, *wanted[0].shape):
+    for outputs, count in zip(got, (3, 2), strict=True):
+        if outputs.shape != (count, *wanted[0].shape):
             raise UnsplittableError(f"its outputs became {tuple(outputs.shape)}")
-        if not torch.allclose(outputs, torch.stack(wanted), rtol=1e-3, atol=1e-4, equal_nan=True):
+        if not torch.allclose(outputs, torch.stack(wanted[:count]), rtol=1e-3, atol=1e-4, equal_nan=True):
             raise UnsplittableError("its outputs changed; does it mix the samples of a batch?")
     samples = len(inputs)
-    flops = counter.get_total_flops() / (2 * 2 * samples)
-    return Needs(max(1, runner.peak_numel // (2 * samples)), bytes_of(shared) // 4 // samples, flops)
+    flops = counter.get_total_flops() / ((3 + 2) * samples)
+    peak, kept = max(1, runner.peak_numel // (2 * samples)), bytes_of(shared) // 4 // samples
+    return Needs(peak, kept, flops, runner.shared_numel // samples)

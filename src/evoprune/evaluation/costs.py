@@ -137,11 +137,13 @@ def _counted(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, in
     names: Mapping[int, str] = {id(weight_of(model, layer.name)): layer.name for layer in layers}
     uses: dict[str, int] = defaultdict(int)
 
-    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         weight = module._parameters["weight"]
         assert weight is not None
         # An output channel, or an input channel of a transposed convolution, meets each of its weights once a position.
         seen = first_input(args, kwargs) if isinstance(module, _ConvTransposeNd) else output
+        if not isinstance(seen, Tensor):
+            return  # not counted, which is said
         channels = weight.numel() if isinstance(module, nn.LayerNorm) else weight.shape[0]
         uses[names[id(weight)]] += seen.numel() // channels
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import Graph, Node, Tracer
 
-from evoprune.core import said
-from evoprune.scoring import eval_mode
+from evoprune.core import random_states, said
+from evoprune.scoring import device_of, eval_mode
 
 __all__ = ["SplitGraph", "UnsplittableError", "has_varied_weight", "split_model"]
 
@@ -69,6 +70,8 @@ class _Tracer(Tracer):
         self.varied = varied
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, torch.jit.ScriptModule):
+            return True
         weight = m._parameters.get("weight")
         return id(weight) in self.varied or super().is_leaf_module(m, module_qualified_name)
 
@@ -92,7 +95,7 @@ def split_model(model: nn.Module, weights: set[int]) -> SplitGraph:
         places = node.target is torch.where and len(node.args) + len(node.kwargs) == 1  # the same as nonzero
         if places or (node.op in CALLS and getattr(node.target, "__name__", node.target) in DATA_SHAPED):
             raise UnsplittableError(f"the shape of {node.name} depends on the data")
-        if any(source in from_input for source in node.all_input_nodes):
+        if any(source in from_input for source in _sources(node)):
             from_input.add(node)
         varies = has_varied_weight(model, node, weights) or any(source in varied for source in node.all_input_nodes)
         (varied if varies else shared)[node] = None
@@ -106,19 +109,40 @@ def split_model(model: nn.Module, weights: set[int]) -> SplitGraph:
 
 
 def _trace(root: nn.Module, varied: set[int]) -> tuple[Graph, dict[str, object]]:
-    """The graph, and the constants that tracing had put on `root`, taken off again."""
+    """The graph, and the constants that tracing had put on `root`; all modules are afterwards as before.
+
+    What `forward` assigned to an attribute or a buffer while it was traced is no tensor.
+    """
     parameters = list(inspect.signature(root.forward).parameters.values())
     # Optional arguments of forward keep their defaults: only the first is the batch.
     defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
+    modules = [module for module in root.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    found = [(own, dict(own)) for module in modules for own in (vars(module), *_registered(module))]
     before = set(vars(root))
     try:
-        with eval_mode(root):
+        with eval_mode(root), random_states(device_of(root), 0):
             graph = _Tracer(varied).trace(root, concrete_args=defaults or None)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise UnsplittableError(said(error)) from error
     finally:
-        constants = {name: vars(root).pop(name) for name in set(vars(root)) - before}
+        constants = {name: vars(root)[name] for name in set(vars(root)) - before}
+        for own, entries in found:
+            own.clear()
+            own.update(entries)
     return graph, constants
+
+
+def _registered(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers, module._modules
+
+
+def _sources(node: Node) -> list[Node]:
+    """What a node's values come from: not from a tensor that it only follows to its device or type."""
+    if node.target is getattr and node.args[1] in ("device", "dtype"):
+        return []
+    if node.op == "call_method" and node.target in ("to", "type_as"):
+        return [source for source in node.args[:1] if isinstance(source, Node)]
+    return node.all_input_nodes
 
 
 def _only_checks(node: Node) -> bool:

@@ -61,7 +61,7 @@ def layers_seen(model: nn.Module, names: Iterable[str], inputs: Tensor) -> set[s
 def _sample_bytes(module: nn.Module, given: Tensor) -> int:
     """What the inputs of one unit at all positions of one sample take, about."""
     kernel = math.prod(module.kernel_size) if isinstance(module, nn.Conv2d) else 1
-    return max(1, 4 * kernel * given[0].numel())
+    return max(1, 4 * kernel * given[:1].numel())
 
 
 def _supported(module: nn.Module) -> bool:

@@ -21,9 +21,11 @@ class BatchRunner(Protocol):
 
     Attributes:
         peak_numel: elements of the largest value of the last batch, all candidates together.
+        shared_numel: elements of all values alive at once while the last batch's `shared` was computed.
     """
 
     peak_numel: int
+    shared_numel: int
 
     def shared(self, inputs: Tensor) -> Shared:
         """What all candidates have in common on (B, ...) inputs; it may be kept for later calls."""
@@ -49,10 +51,11 @@ class OneByOne:
 
     def __init__(self, model: nn.Module, largest: int) -> None:
         self.model, self.largest = model, largest  # numbers of the largest value for one sample
-        self.peak_numel = 0
+        self.peak_numel = self.shared_numel = 0
 
     def shared(self, inputs: Tensor) -> Shared:
         """The inputs themselves."""
+        self.shared_numel = inputs.numel()
         return [inputs]
 
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:

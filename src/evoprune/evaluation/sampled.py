@@ -36,11 +36,13 @@ class Needs:
         peak_numel: numbers in the largest value on the way.
         kept_numel: numbers that candidates share.
         flops: floating-point operations; 0 when not known.
+        shared_numel: numbers alive at once while what candidates share is computed.
     """
 
     peak_numel: int
     kept_numel: int
     flops: float
+    shared_numel: int = 0
 
 
 class SampledEvaluator:
@@ -96,7 +98,8 @@ class SampledEvaluator:
         self.sample_flops = needs.flops
         fitting = max(1, block // max(self.sample_bytes, 4 * needs.kept_numel))
         largest = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, -(-score.samples // CHUNKS)))
-        most = self.memory // (4 * self.sample_bytes)
+        self.shared_bytes = 4 * needs.shared_numel
+        most = self.memory // (4 * max(self.sample_bytes, self.shared_bytes))
         self.chunk = max(1, min(max(fitting, SMALLEST_CHUNK), largest, most, score.samples))
         self.block_rows = max(block // self.sample_bytes, self.chunk)
         self.dtype = torch.float32
@@ -188,16 +191,17 @@ class SampledEvaluator:
         """Sums of values and losses over the samples `rows`, (P,) float64 each."""
         expected = self.score.expected[rows].to(self.device)
         shared = self.cache.get(index, lambda: self._shared(rows))
-        candidates, blocks, first = len(next(iter(weights.values()))), [], 0
+        candidates, sums, first = len(next(iter(weights.values()))), [], 0
         while first < candidates:
             block = max(1, self.block_rows // len(rows)) if self.together else 1
             part = {key: weight[first : first + block] for key, weight in weights.items()}
-            blocks.append(self._outputs(part, shared, rows))
+            outputs = self._outputs(part, shared, rows).float()
+            each = self.score.values(outputs, expected), self.score.losses(outputs, expected)
+            sums.append(torch.stack([found.sum(-1, dtype=torch.float64) for found in each]))
             first += block
-        self._note_memory(weights, shared)
-        outputs = torch.cat(blocks).float()
-        values, losses = self.score.values(outputs, expected), self.score.losses(outputs, expected)
-        return values.sum(-1, dtype=torch.float64), losses.sum(-1, dtype=torch.float64)
+        self._note_memory(weights, shared, len(rows))
+        values, losses = torch.cat(sums, dim=1)
+        return values, losses
 
     def _shared(self, rows: Tensor) -> Any:
         """What candidates share on these samples; None when memory does not allow to have it for all at once."""
@@ -237,8 +241,9 @@ class SampledEvaluator:
         self.chunk = max(1, self.chunk // 2)
         self.cache.clear()
 
-    def _note_memory(self, weights: dict[int, Tensor], shared: Any) -> None:
-        block = 3 * self.sample_bytes * self.block_rows  # a value, what it is made of, and a scratch copy
+    def _note_memory(self, weights: dict[int, Tensor], shared: Any, samples: int) -> None:
+        # A value, what it is made of, and a scratch copy; or all that was alive before the candidates came.
+        block = max(3 * self.sample_bytes * self.block_rows, self.shared_bytes * samples)
         kept = max(self.cache.bytes, bytes_of(shared))
         self.peak_bytes = max(self.peak_bytes, kept + bytes_of(list(weights.values())) + block)
 

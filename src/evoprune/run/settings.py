@@ -32,7 +32,8 @@ class Settings(BaseModel):
     """All numbers and choices of a run. What is not said is decided from the preset or the model.
 
     Those of fine-tuning are explained at `Recipe`; the learning rate follows `finetune_schedule` after each stage and
-    `final_schedule` at the end. With `recalibrate` the statistics of batch norms are measured anew for each candidate and for new masks.
+    `final_schedule` at the end. With `recalibrate` the statistics of batch norms are measured anew for each candidate
+    and for new masks.
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
     `sparsity` is the share that goes of what `budget` names, see evaluation/costs.py.
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import forked_rng
+from evoprune.core import random_states
 
 __all__ = ["device_of", "eval_mode", "evaluating", "layer_by_layer", "unwrapped"]
 
@@ -28,10 +28,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, full float32; afterwards every module's mode and the random state are as before."""
+    """Eval mode, no gradients, full float32; afterwards every module's mode and the random states are as before.
+
+    A model that draws random numbers all the same draws the same ones each time.
+    """
     device = device_of(model)
     with (
-        forked_rng(device),
+        random_states(device, 0),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         _full_float32(),
