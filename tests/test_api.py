@@ -152,6 +152,105 @@ def test_inplace_is_the_given_model_itself() -> None:
     assert all(torch.equal(tensor, apart.model.state_dict()[name]) for name, tensor in net.state_dict().items())
 
 
+@pytest.mark.parametrize("step", ["generation", "epoch"])
+def test_a_model_that_was_to_be_changed_in_place_is_usable_after_an_interruption(step: str, tmp_path: Path) -> None:
+    net = model().eval()
+    net[0].to(memory_format=torch.channels_last)
+    gradients = [torch.ones_like(parameter) for parameter in net.parameters()]
+    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == step:
+            raise KeyboardInterrupt
+
+    def as_before() -> None:
+        assert not any(module.training for module in net.modules())
+        assert all(p.grad is gradient for p, gradient in zip(net.parameters(), gradients, strict=True))
+        assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+    with pytest.raises(KeyboardInterrupt):
+        quick(net, inplace=True, out=tmp_path / "run", listener=stop)
+    as_before()
+    given = {"model": net, "score": evoprune.accuracy(data()), "train": data(), "inplace": True}
+    if step == "epoch":
+        with pytest.raises(KeyboardInterrupt):
+            evoprune.resume(tmp_path / "run", **given, listener=stop)
+        as_before()
+    consistent(evoprune.resume(tmp_path / "run", **given))
+    as_before()
+
+
+class Skips(nn.Module):
+    """Draws from numpy and from Python in training, as LayerDrop and SpecAugment of many models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, 6, 6) to (B, 2)."""
+        if self.training:
+            x = x * (random.random() + np.random.rand())  # noqa: NPY002
+        return self.net(x)
+
+
+def test_what_a_model_draws_from_numpy_and_python_is_the_same_each_time() -> None:
+    first = quick(Skips(), guidance="magnitude")
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    second = quick(Skips(), guidance="magnitude")
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    assert all(torch.equal(first.model.state_dict()[name], t) for name, t in second.model.state_dict().items())
+
+
+def test_a_test_score_that_does_not_fit_is_found_before_the_run() -> None:
+    events: list[Any] = []
+    for test in (evoprune.accuracy((data()[0], data()[1] + 7)), evoprune.accuracy((data()[0][:, :, :3], data()[1]))):
+        with pytest.raises(EvopruneError, match=r"target is class 8|cannot take the scoring data"):
+            quick(model(), test=test, listener=events.append)
+    assert not events
+
+
+def test_a_test_function_that_breaks_loses_no_model(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    def broken(_: nn.Module) -> float:
+        raise KeyError("images")
+
+    result = quick(model(), test=broken)
+    consistent(result)
+    assert result.summary["dense"]["test_score"] is result.summary["pruned"]["test_score"] is None
+    assert "no test score: the score function broken raised KeyError" in caplog.text
+    with pytest.raises(EvopruneError, match="broken raised"):
+        quick(model(), test=broken, out=tmp_path / "run")
+    given = {"model": model(), "score": evoprune.accuracy(data()), "train": data()}
+    assert evoprune.resume(tmp_path / "run", **given, test=margin).summary["pruned"]["test_score"] is not None
+
+
+def test_a_score_that_converts_the_model_is_one_line() -> None:
+    def score(net: nn.Module) -> float:
+        return -float(net.double()[5].weight.detach().abs().sum())  # type: ignore[index]
+
+    with pytest.raises(EvopruneError, match=r"score changed the model: .*float32 on cpu, and are torch.float64 on cpu"):
+        quick(model(), score)
+
+
+def test_a_score_may_say_that_it_needs_no_gradients() -> None:
+    net = model()
+    net[0].bias.requires_grad_(False)
+    result = quick(net, lambda pruned: margin(pruned.requires_grad_(False)))
+    assert result.summary["finetune"]["epochs"] > 0
+    assert [p.requires_grad for p in result.model.parameters()] == [p.requires_grad for p in net.parameters()]
+    assert any(p.requires_grad for p in net.parameters())
+
+
+def test_a_late_label_out_of_range_is_one_line() -> None:
+    inputs, targets = data(4000)
+    targets[-1] = 9
+    with pytest.raises(EvopruneError, match="a label that is no class number from 0 to 1"):
+        quick(model(), train=DataLoader(TensorDataset(inputs, targets), 100))
+
+
 @pytest.mark.parametrize("train", ["tensors", "loader", None])
 def test_random_states_are_left_as_found_and_play_no_part(train: str | None) -> None:
     def states() -> tuple[Any, ...]:
@@ -708,6 +807,27 @@ def test_a_time_limit_counts_the_epochs_before_one_has_run(monkeypatch: pytest.M
     result = quick(model(), preset="original", floor=0.1, time_limit_seconds=100, final_epochs=10, generations=5)
     assert result.summary["search"]["generations"] == 0
     assert 1 <= result.summary["finetune"]["epochs"] <= 3
+
+
+def test_a_further_stage_begins_only_if_its_first_population_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took 60 seconds in the first stage, and 10 of 70 are left."""
+    monkeypatch.setattr(TimeLimit, "_epoch_seconds", lambda _: 0.1)
+    monkeypatch.setattr(Runner, "elapsed", lambda runner: 60.0 * (runner.state.first_scores_seconds > 0))
+
+    class Clock:
+        """A minute passes with every look at it."""
+
+        now = 0.0
+
+        def perf_counter(self) -> float:
+            self.now += 60
+            return self.now
+
+    for limit, stages in ((70, 1), (1000, 2)):
+        monkeypatch.setattr("evoprune.run.runner.time", Clock())
+        events: list[dict[str, Any]] = []
+        quick(model(), passes=[0.5, 0.7], time_limit_seconds=limit, listener=events.append)
+        assert sum(event["event"] == "stage_start" and bool(event["layers"]) for event in events) == stages
 
 
 def test_a_time_limit_shortens_the_final_epochs_of_the_only_stage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,9 +46,9 @@ class Given:
         """The same with a copy of the model, which may be changed."""
         return self if self.model is None else replace(self, model=copied(self.model))
 
-    def as_given(self) -> Callable[[Result], Result]:
-        """Gives a result's model what the given one has, such as its device."""
-        return (lambda result: result) if self.model is None else like(self.model)
+    def as_given(self) -> Callable[[nn.Module], None]:
+        """Gives a model what the given one has, such as its device."""
+        return (lambda _: None) if self.model is None else like(self.model)
 
     def check(self, **had: bool | None) -> None:
         """Whether what the run `had` is there again, and nothing else: it would end with something else.

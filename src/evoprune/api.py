@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from evoprune.checks import (
     check_guidance,
     check_model,
     check_recalibration,
+    check_test,
     check_training,
     copied,
     warn_of_changing_buffers,
@@ -122,7 +124,14 @@ def prune(
     with surroundings(chosen) as warned:
         _warn_of_defaults(score, train, loss, settings, chosen)
         task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
-        return as_given(_begin(task, chosen, folder, overwrite, listener, warned))
+        try:
+            result = _begin(task, chosen, folder, overwrite, listener, warned)
+        except BaseException:
+            if inplace:
+                as_given(model)
+            raise
+        as_given(result.model)
+        return result
 
 
 def _chosen(
@@ -229,7 +238,9 @@ def resume(
         if not inplace:
             given = given.with_copy()
         if folder.result.exists():
-            return as_given(recorded(folder, on_this_machine(found), given.model))
+            result = recorded(folder, on_this_machine(found), given.model)
+            as_given(result.model)
+            return result
         if folder.before_finetune.exists():
             raise EvopruneError(
                 f"{folder.result} is missing, and the run was fine-tuned later, which going on from its own end would"
@@ -250,8 +261,16 @@ def resume(
                 f"the run began on {settings.device_used}, and would go on on {device} with other bits; resume it where"
                 " there is the same kind of device, a given model on it"
             )
+        check_test(task)
         dense_val_score = 0.0 if resumed else float(task.val_score(task.model))
-        return as_given(_carry_out(task, settings, folder, dense_val_score, listener, resumed))
+        try:
+            result = _carry_out(task, settings, folder, dense_val_score, listener, resumed)
+        except BaseException:
+            if inplace and model is not None:
+                as_given(model)
+            raise
+        as_given(result.model)
+        return result
 
 
 def finetune(
@@ -296,6 +315,7 @@ def finetune(
         task, settings = given.with_copy().task(settings, weights, folder.dense)
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
+        check_test(task)
         if settings.first_size and task.samples is not None:
             check_size_fits(task.model, task.samples[0], [settings.recipe(epochs, settings.final_schedule)])
         ended = [old.start.stage for old in read_run(folder.path).stages if old.end is not None]
@@ -308,7 +328,8 @@ def finetune(
             command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})", listener,
         )  # fmt: skip
         write_report(folder.path)
-        return given.as_given()(result)
+        given.as_given()(result.model)
+        return result
 
 
 def evaluate(
@@ -357,8 +378,10 @@ def _begin(
     task: Task, settings: Settings, out: Path | None, overwrite: bool, listener: Listener | None, warned: list[str]
 ) -> Result:
     """Start a run. What can be wrong with the request is found before a folder is made."""
+    begun = time.perf_counter()
     resolve_layers(task.layers, settings.layers)
     show_dense(task)
+    check_test(task)
     with warn_of_changing_buffers(task.model):
         dense_val_score = float(task.val_score(task.model))
     check_dense(task, settings, dense_val_score)
@@ -372,10 +395,10 @@ def _begin(
         check_size_fits(task.model, task.samples[0], recipes)
     settings = settings.model_copy(update={"device_used": device_of(task.model).type, "warnings": list(warned)})
     if out is None:
-        return _carry_out(task, settings, None, dense_val_score, listener)
+        return _carry_out(task, settings, None, dense_val_score, listener, begun=begun)
     folder = Folder.create(out, settings, overwrite)
     try:
-        return _carry_out(task, settings, folder, dense_val_score, listener)
+        return _carry_out(task, settings, folder, dense_val_score, listener, begun=begun)
     finally:
         folder.close()
 
@@ -387,12 +410,14 @@ def _carry_out(
     dense_val_score: float,
     listener: Listener | None,
     resumed: bool = False,
+    begun: float | None = None,
 ) -> Result:
-    """Run, finish, report."""
+    """Run, finish, report. The run's clock began at `begun`, or begins now."""
+    begun = time.perf_counter() if begun is None else begun
     dense = copied(task.model).cpu()  # scored at the end alone
     if folder is not None and not folder.dense.exists():
         save_tensors(dense.state_dict(), folder.dense)
-    runner = Runner(task, settings, folder, dense_val_score, listener, resumed)
+    runner = Runner(task, settings, folder, dense_val_score, listener, resumed, begun)
     runner.run()
     result = finish(runner, dense)
     if folder is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,13 +17,13 @@ from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.run.settings import DEFAULT_MAX_DROP
-from evoprune.scoring import Accuracy, CallableScore, device_of
+from evoprune.scoring import Accuracy, CallableScore, DataScore, device_of
 from evoprune.surgery import batch_norms
 from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32
 
 __all__ = [
-    "check_dense", "check_guidance", "check_model", "check_recalibration", "check_state", "check_training", "copied",
-    "warn_of_changing_buffers", "warn_of_what_stays",
+    "check_dense", "check_guidance", "check_model", "check_recalibration", "check_state", "check_test",
+    "check_training", "copied", "warn_of_changing_buffers", "warn_of_what_stays",
 ]  # fmt: skip
 
 ALREADY = 0.01
@@ -143,6 +143,17 @@ def check_model(model: object) -> None:
     check_initialized(model)
     if len(places := sorted({str(parameter.device) for parameter in model.parameters()})) > 1:
         raise EvopruneError(f"the model is on several devices ({', '.join(places)}); move it to one: model.to(...)")
+
+
+def check_test(task: Task) -> None:
+    """Refuse a test score whose data the model cannot take, before the run rather than at its end; nothing is scored.
+
+    Raises:
+        EvopruneError: it cannot.
+    """
+    if isinstance(task.test_score, DataScore):
+        with closing(task.test_score.outputs(task.model)) as batches:
+            next(batches)
 
 
 def check_recalibration(task: Task) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from evoprune.core import EvopruneError
-from evoprune.run import Result, Settings
+from evoprune.run import Settings
 from evoprune.scoring import device_of
 from evoprune.training import repeatable
 
@@ -76,8 +76,8 @@ def surroundings(settings: Settings) -> Iterator[list[str]]:
         torch.set_num_threads(before)
 
 
-def like(model: nn.Module) -> Callable[[Result], Result]:
-    """Remembers device, modes, gradients and memory layout of a model, to give a result's model the same."""
+def like(model: nn.Module) -> Callable[[nn.Module], None]:
+    """Remembers device, modes, gradients and memory layout of a model, to give them to it again, or to a pruned one."""
     device = device_of(model)
     modes = [module.training for module in model.modules()]
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -86,15 +86,15 @@ def like(model: nn.Module) -> Callable[[Result], Result]:
         p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=layout) for p in model.parameters()
     ]
 
-    def put_back(result: Result) -> Result:
-        result.model.to(device)
-        for module, training in zip(result.model.modules(), modes, strict=True):
+    def put_back(pruned: nn.Module) -> None:
+        pruned.to(device)
+        for module, training in zip(pruned.modules(), modes, strict=True):
             module.training = training
-        for parameter, gradient, channels_last in zip(result.model.parameters(), gradients, last, strict=True):
+        for parameter, gradient, channels_last in zip(pruned.parameters(), gradients, last, strict=True):
             moved = None if gradient is None else gradient.to(parameter.device)  # the run may have taken it elsewhere
-            parameter.grad = moved if result.model is model else None
-            if channels_last:
-                parameter.data = parameter.data.contiguous(memory_format=layout)
-        return result
+            parameter.grad = moved if pruned is model else None
+            if parameter.dim() == 4:
+                usual = layout if channels_last else torch.contiguous_format
+                parameter.data = parameter.data.contiguous(memory_format=usual)
 
     return put_back

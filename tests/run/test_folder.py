@@ -65,6 +65,16 @@ def test_overwrite_starts_over_and_spares_the_users_files(tmp_path: Path) -> Non
     assert json.loads((path / "config.json").read_text())["seed"] == 4
 
 
+def test_overwrite_takes_a_link_away_and_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    path, disk = made(tmp_path / "run"), tmp_path / "disk"
+    disk.mkdir()
+    (disk / "a.safetensors").write_text("elsewhere")
+    (path / "front").symlink_to(disk)
+    Folder.create(path, SETTINGS, overwrite=True).close()
+    assert not (path / "front").exists()
+    assert (disk / "a.safetensors").read_text() == "elsewhere"
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["holiday.jpg", "config.json"])
 def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, name: str, overwrite: bool) -> None:

@@ -79,3 +79,13 @@ def test_scales_of_norms_keep_their_range(tmp_path: Path) -> None:
     save_bitmask(nn.Sequential(model), {"0": model.weight != 0}, tmp_path / "m.safetensors")
     tensors, _, _ = read_bitmask(tmp_path / "m.safetensors")
     assert torch.equal(tensors["0.weight"], model.weight.detach())
+
+
+def test_a_model_that_is_one_layer(tmp_path: Path) -> None:
+    model, mask = nn.Linear(20, 30), torch.arange(600).view(30, 20) % 7 == 0
+    save_bitmask(model, {"": mask}, tmp_path / "m.safetensors")
+    assert "weight" not in load_file(tmp_path / "m.safetensors")
+    tensors, masks, _ = read_bitmask(tmp_path / "m.safetensors")
+    assert masks.keys() == {""}
+    assert torch.equal(masks[""], mask)
+    assert torch.equal(tensors["weight"], (model.weight.detach() * mask).half())

@@ -309,3 +309,10 @@ def test_logits_of_a_teacher_are_kept_where_there_is_room(
     source = TensorSource(torch.randn(20, 10), torch.zeros(20).long(), 4)
     source.cache_teacher_logits(nn.Linear(10, 3))
     assert (source.teacher_logits is not None) is kept
+
+
+def test_a_loader_that_may_never_end_is_spoken_of(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr("evoprune.training.source.MANY", 3)
+    assert LoaderSource(Lengthless()).steps == len(list(Lengthless()))
+    assert "has no length, and its batches are counted, 3 so far" in caplog.text
+    assert len(caplog.records) == 1

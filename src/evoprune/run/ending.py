@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import nn
 
-from evoprune.core import sparsity_of
+from evoprune.core import EvopruneError, sparsity_of
 from evoprune.run.result import (
     Result,
     describe_layers,
@@ -21,6 +22,8 @@ from evoprune.scoring import device_of
 from evoprune.storage import finite
 
 __all__ = ["finish", "side", "status_after_finetuning"]
+
+log = logging.getLogger("evoprune")
 
 
 def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float, name: str) -> dict[str, Any]:
@@ -47,7 +50,15 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     task, state, settings = runner.task, runner.state, runner.settings
     masks, costs = state.accepted.masks, runner.costs
     val_score = float(task.val_score(task.model))
-    dense_side = side(task, dense.to(device_of(task.model)), {}, state.dense_val_score, settings.model)
+    dense = dense.to(device_of(task.model))
+    try:
+        dense_side = side(task, dense, {}, state.dense_val_score, settings.model)
+    except EvopruneError as error:
+        if runner.folder is not None or task.test_score is None:
+            raise  # `resume` ends the run once the test score is mended
+        log.warning("the result has no test score: %s", error)
+        task.test_score = None
+        dense_side = side(task, dense, {}, state.dense_val_score, settings.model)
     evaluated = getattr(task.val_score, "samples", 1)
     summary = {
         "model": settings.model,

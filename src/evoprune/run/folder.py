@@ -57,7 +57,8 @@ class Folder:
             folder._acquire()
             if overwrite:
                 for entry in [entry for pattern in OUTPUTS for entry in path.glob(pattern)]:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                    linked = entry.is_symlink()  # to another disk, say: what is there stays
+                    shutil.rmtree(entry) if entry.is_dir() and not linked else entry.unlink()
                 for entry in folder.state.iterdir():
                     if entry.name != "lock":
                         entry.unlink()

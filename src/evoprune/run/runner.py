@@ -63,7 +63,9 @@ class Runner:
         dense_val_score: float,
         listener: Listener | None = None,
         resume: bool = False,
+        begun: float | None = None,
     ) -> None:
+        begun = time.perf_counter() if begun is None else begun
         set_memory_format(task.model, torch.contiguous_format)  # as after fine-tuning, so in a resumed run as well
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers)
@@ -88,7 +90,7 @@ class Runner:
             kept = self._kept({layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self.layers})
             self.state = RunState(now=kept, accepted=kept, dense_val_score=dense_val_score)
         self.journal = Journal(folder.journal if folder else None, self.state.journal_bytes)
-        self.started = time.perf_counter() - self.state.seconds
+        self.started = begun - self.state.seconds
         self.limit = TimeLimit(task, settings, self.state, self.teacher, self.elapsed)
         if not resume:
             layers = describe_layers(self.layers, {})
@@ -142,6 +144,8 @@ class Runner:
         search = make_search(
             self.task, settings, state, stage, self.floor, self.costs, self._show_layers, self.norm_inputs
         )
+        counted = time.perf_counter()
+        state.search_seconds += counted - begun
         self._snapshot(at_most_every=SNAPSHOT_SECONDS)
         if state.step == 0 and state.advice is not None:
             # Of an own function nobody knows the samples: a candidate is one evaluation of it.
@@ -157,8 +161,11 @@ class Runner:
             state.samples_scored += scored.samples
             state.scoring_bytes = max(state.scoring_bytes, search.peak_bytes)
             state.step, state.generations = number + 1, state.generations + (number > 0)
-            state.search_seconds += time.perf_counter() - begun
-            begun = time.perf_counter()
+            now = time.perf_counter()
+            if number == 0:
+                state.first_scores_seconds = now - begun
+            state.search_seconds += now - counted
+            counted = now
             best = self._tell_generation(number, search, population, scored)
             self.found = best["score"]
             reached = settings.preset == "original" and best["sparsity"] >= stage.target

@@ -73,6 +73,8 @@ class RunState:
     finetune_seconds: float = 0.0
     finetune_epochs: int = 0
     seconds: float = 0.0
+    first_scores_seconds: float = 0.0
+    """From the start of the last search to the scores of its first population."""
     cut_short: bool = False
     """Whether the time limit left something out that would have been done."""
     late: bool = False

@@ -39,12 +39,16 @@ class TimeLimit:
         self.first_epoch: float | None = None
 
     def is_up(self, tuned: bool = False) -> bool:
-        """Whether no more than a stage's final epochs fit into the time left, and unless `tuned` its short ones."""
+        """Whether no more than a stage's final epochs fit into the time left, and unless `tuned` its short ones.
+
+        Before a further stage its first population has to fit, too, with the time that the last one's took.
+        """
         limit, settings = self.settings.time_limit_seconds, self.settings
         if limit is None:
             return False
         epochs = settings.final_epochs + (0 if tuned else settings.finetune_epochs)
-        return self.elapsed() + self._epoch_seconds() * epochs >= limit
+        first = self.state.first_scores_seconds if self.state.stage is None else 0.0
+        return self.elapsed() + first + self._epoch_seconds() * epochs >= limit
 
     def epochs_left(self, wanted: int) -> int:
         """How many of `wanted` epochs fit into the time that is left, one at least; all without a limit."""

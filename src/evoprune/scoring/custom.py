@@ -19,9 +19,9 @@ __all__ = ["CallableScore", "as_score"]
 class CallableScore:
     """model -> float, higher is better, checked at every call.
 
-    The function is given the model in eval mode, whatever trained it before; its modes are as before afterwards. What
-    it draws from the global random states of torch, numpy and Python is the same at every call, so that candidates
-    differ by nothing else and a resumed run goes on alike.
+    The function is given the model in eval mode, whatever trained it before; its modes are as before afterwards, and so
+    is which parameters need gradients. What it draws from the global random states of torch, numpy and Python is the
+    same at every call, so that candidates differ by nothing else and a resumed run goes on alike.
     """
 
     def __init__(self, function: Callable[[nn.Module], Any]) -> None:
@@ -31,9 +31,10 @@ class CallableScore:
         """The function's value.
 
         Raises:
-            EvopruneError: the function raised, or what it gave is no number.
+            EvopruneError: the function raised, what it gave is no number, or it moved or converted the model.
         """
-        name = getattr(self.function, "__name__", type(self.function).__name__)
+        name, before = getattr(self.function, "__name__", type(self.function).__name__), _kind(model)
+        trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
             with eval_mode(model), OwnRandomState(0).active():
                 value = self.function(model)
@@ -41,6 +42,15 @@ class CallableScore:
             raise
         except Exception as error:
             raise EvopruneError(f"the score function {name} raised {said(error)}") from error
+        finally:
+            for parameter, requires_grad in trained:
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad = requires_grad
+        if (after := _kind(model)) != before:
+            raise EvopruneError(
+                f"the score function {name} changed the model: its parameters were {before}, and are {after}; let it"
+                " move or convert its data instead, or a copy of the model"
+            )
         try:
             if isinstance(value, (str, bytes)):
                 raise TypeError
@@ -54,6 +64,11 @@ class CallableScore:
         if isnan(number):
             raise EvopruneError(f"the score function {name} returned NaN; expected a number, higher is better")
         return number
+
+
+def _kind(model: nn.Module) -> str:
+    """Types and devices of all parameters, in words."""
+    return " and ".join(sorted({f"{p.dtype} on {p.device}" for p in model.parameters()}))
 
 
 def as_score(score: Any) -> DataScore | CallableScore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -98,7 +98,7 @@ class DataScore:
             loss += float(self.losses(outputs, expected).double().sum())
         return value / self.samples, loss / self.samples
 
-    def outputs(self, model: nn.Module) -> Iterator[tuple[Tensor, slice]]:
+    def outputs(self, model: nn.Module) -> Generator[tuple[Tensor, slice]]:
         """The model's outputs (B, C), batch after batch, each with its place among the samples."""
         device = device_of(model)
         with evaluating(model):

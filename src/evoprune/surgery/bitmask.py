@@ -25,6 +25,11 @@ def halved(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() and tensor.dim() >= 2 else tensor
 
 
+def _weight(layer: str) -> str:
+    """The state dict's key of a layer's weight; a model that is one layer has no name for it."""
+    return f"{layer}.weight" if layer else "weight"
+
+
 def save_bitmask(
     model: nn.Module, masks: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -40,10 +45,10 @@ def save_bitmask(
         metadata: more entries for the file's metadata.
     """
     tensors, shapes, prefix = {}, {}, prefix_of(model)
+    named = {_weight(layer): mask for layer, mask in masks.items()}
     for key, tensor in model.state_dict().items():
         name = key.removeprefix(prefix)
-        mask = masks.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        if mask is None:
+        if (mask := named.get(name)) is None:
             tensors[name] = halved(tensor)
             continue
         tensors[f"{name}.bits"] = pack_bits(mask.flatten())
@@ -66,7 +71,7 @@ def read_bitmask(path: Path) -> tuple[dict[str, Tensor], Masks, dict[str, str]]:
             values = tensors.pop(f"{name}.values")
             weight = torch.zeros(shape, dtype=values.dtype)
             weight[mask] = values
-            tensors[name], masks[name.removesuffix(".weight")] = weight, mask
+            tensors[name], masks[name.removesuffix("weight").removesuffix(".")] = weight, mask
     except (KeyError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise EvopruneError(f"{path} is no bitmask file of a pruned model ({error}); is it complete?") from error
     return tensors, masks, metadata

@@ -109,7 +109,12 @@ def at_least_float32(outputs: Any) -> Any:
 
 def _loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None, recipe: Recipe) -> Tensor:
     """Cross-entropy, and where there is a teacher its share."""
-    loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    try:
+        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    except IndexError as error:  # of a loader, whose first batches alone were looked at before
+        raise EvopruneError(
+            f"the training data has a label that is no class number from 0 to {logits.shape[1] - 1} ({said(error)})"
+        ) from error
     if teacher_logits is None:
         return loss
     return (1 - recipe.distill) * loss + recipe.distill * _distillation(logits, teacher_logits, recipe.temperature)

@@ -160,6 +160,10 @@ class TensorSource:
         return (rows[:, None, :, None] & columns[:, None, None, :]).to(self.inputs.device)
 
 
+MANY = 10_000
+"""Batches that are counted in silence."""
+
+
 class LoaderSource:
     """Any iterable of (inputs, targets) batches that can be iterated again and again."""
 
@@ -174,7 +178,13 @@ class LoaderSource:
             self.steps = len(loader)  # type: ignore[arg-type]
         except TypeError:
             with OwnRandomState(0, generators_of(loader)).active():
-                self.steps = sum(1 for _ in loader)
+                self.steps = 0
+                for self.steps, _ in enumerate(loader, 1):
+                    if self.steps == MANY:
+                        log.warning(
+                            "the training loader has no length, and its batches are counted, %d so far; if it never"
+                            " ends, give one that does", MANY,
+                        )  # fmt: skip
         if self.steps == 0:
             raise EvopruneError("the training data gives no batches; pass an iterable of (inputs, targets)")
 
