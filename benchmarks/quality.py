@@ -45,13 +45,13 @@ from evoprune.training import TensorSource, repeatable
 from evoprune.zoo import BUILT_IN, Data, default_checkpoint, load_checkpoint, load_data, load_model
 
 NAME = "quality"
-EVOPRUNE: dict[str, dict[str, str]] = {
+EVOPRUNE: dict[str, dict[str, Any]] = {
     "none": {"algorithm": "ga"},
     "evolved-magnitude": {"guidance": "magnitude", "algorithm": "ga"},
     "gradient": {"guidance": "gradient"},
 }
 """Methods and their settings: with `gradient` training itself prunes, in smaller steps and without a search."""
-SEARCHES: dict[str, dict[str, str]] = {
+SEARCHES: dict[str, dict[str, Any]] = {
     "steady": {"algorithm": "steady"},
     "evopress": {"algorithm": "evopress"},
     "pbil": {"algorithm": "pbil"},
@@ -60,6 +60,8 @@ SEARCHES: dict[str, dict[str, str]] = {
     "mixture": {"space": "mixture", "algorithm": "ga"},
     "wanda": {"guidance": "wanda", "algorithm": "ga"},
     "chance": {"algorithm": "random"},
+    "recalibrated": {"recalibrate": True},
+    "recalibrated-magnitude": {"guidance": "magnitude", "space": "allocation", "recalibrate": True},
 }
 """Other searches and the control, to be named with --only."""
 OURS = EVOPRUNE | SEARCHES

@@ -31,6 +31,8 @@ LABELS = {
     "shuffled": "budgets of the evolved masks, weights at random",
     "random": "random",
     "unpruned": "nothing: the dense model, trained as long",
+    "recalibrated": "evolved, no rule (`--recalibrate`)",
+    "recalibrated-magnitude": "evolved budgets (`--guidance magnitude --space allocation --recalibrate`)",
 }
 SEARCHES = {
     "none": "weights, `ga`",
@@ -163,7 +165,8 @@ def draw(groups: list[Trials], path: Path) -> None:
 def draw_panel(axes: Axes, own: Trials, lowest: float) -> None:
     """Bars are a standard deviation over seeds; a method that is all below `lowest` is said to be."""
     style(axes, LIGHT, "share of the weights that stay (%)")
-    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], "#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000"]
+    more = ["#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000", "#2e7d6b", "#b5651d"]
+    colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], *more]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})
         found = [[100 * t["test_score"] for t in own if (t["method"], t["target"]) == (method, at)] for at in targets]
