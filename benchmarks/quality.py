@@ -6,7 +6,8 @@
 
 Everyone prunes step by step to the same targets, trains as long after each, and ends with the same final schedule;
 the dense model teaches. What the search took of the method they stand beside is counted: the rules get as many final
-epochs more as could be trained in that time, so that all have the same time. With --chain one run goes through all
+epochs more as that method trained in that time. Its epochs are scored on validation images and theirs are not, so the
+rules end up to a tenth earlier. With --chain one run goes through all
 sparsities, and the model of each is trained to the end before it is pruned further. Figures are of the last epoch; the
 test set is read once a figure. Trials go into results/quality.json as they end; those that are there for the same
 settings are not repeated.

@@ -126,7 +126,7 @@ def searches_table(trials: Trials) -> str:
     return "\n".join(lines)
 
 
-def search_table(trials: Trials, rules: dict[str, Any], model: str, target: float) -> str:
+def search_table(trials: Trials, rules: Trials, model: str, target: float) -> str:
     """Searches: test accuracy and loss of the best mask, beside chance and the shuffled mask."""
     own = [trial for trial in trials if trial["model"] == model and trial["target"] == target]
     lines = ["| space | guidance | algorithm | test accuracy | validation loss | against random search | shuffled |"]
@@ -140,8 +140,8 @@ def search_table(trials: Trials, rules: dict[str, Any], model: str, target: floa
             f"| {space} | {guidance} | {algorithm} | {spread(test)} | {mean(t['val_loss'] for t in mine.values()):.3f}"
             f" | {above(mine, chance)} | {spread([t['shuffled_test_score'] for t in mine.values()])} |"
         )
-    if (rules["model"], rules["target"]) == (model, target):
-        alone = {name: value for name, value in rules.items() if name not in ("model", "target")}
+    for found in (rule for rule in rules if (rule["model"], rule["target"]) == (model, target)):
+        alone = {name: value for name, value in found.items() if name not in ("model", "target")}
         lines += [
             f"| no search | {name.replace('_', ' ')} | | {100 * value:.2f} | | | |" for name, value in alone.items()
         ]

@@ -88,24 +88,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="words that space/algorithm/guidance must contain")
     args = parser.parse_args()
     data, model = load_data(args.data), load_trained(args.model)
-    trials = record.earlier(NAME).get("trials", [])
     rules = {"model": args.model, "target": args.sparsity, **by_rules(model, data, args.sparsity)}
     print(rules, flush=True)
+    save(rules)
     for seed in args.seeds:
         for search in searches():
             place = dict(zip(("space", "algorithm", "guidance"), search, strict=True))
             key = {"model": args.model, "target": args.sparsity, **place, "seed": seed}
-            if any(key.items() <= old.items() for old in trials) or not _wanted(search, args.only):
+            done = record.earlier(NAME)["trials"]
+            if any(key.items() <= old.items() for old in done) or not _wanted(search, args.only):
                 continue
-            trials.append(key | trial(model, data, args.sparsity, search, seed) | record.provenance())
-            save(rules, trials)
-            print({k: v if not isinstance(v, float) else round(v, 4) for k, v in trials[-1].items()}, flush=True)
-    save(rules, trials)
+            found = key | trial(model, data, args.sparsity, search, seed) | record.provenance()
+            save(rules, found)
+            print({k: v if not isinstance(v, float) else round(v, 4) for k, v in found.items()}, flush=True)
 
 
-def save(rules: dict[str, Any], trials: list[dict[str, Any]]) -> None:
-    """Write results/quality-search.json."""
-    record.write(NAME, {"data": "MNIST", "scored_on": IMAGES, "rules": rules, "trials": trials})
+def save(rules: dict[str, Any], *trials: dict[str, Any]) -> None:
+    """Add to results/quality-search.json, as it is now; the rules' figures of this model and sparsity are replaced."""
+    earlier, place = record.earlier(NAME), ("model", "target")
+    others = [old for old in earlier.get("rules", []) if [old[k] for k in place] != [rules[k] for k in place]]
+    content = {"rules": [*others, rules], "trials": [*earlier.get("trials", []), *trials]}
+    record.write(NAME, {"data": "MNIST", "scored_on": IMAGES, **content})
 
 
 def _wanted(search: tuple[str, ...], only: list[str] | None) -> bool:

@@ -53,7 +53,6 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where run folders stay; thrown away without it")
     args = parser.parse_args()
     runs, data = RUNS[args.network], DATA[args.network]
-    trials = record.earlier(args.network).get("trials", [])
     if unknown := set(args.only or ()) - set(runs):
         parser.error(f"{', '.join(unknown)}: no run of {args.network}; there are {', '.join(runs)}")
     for name in args.only or runs:
@@ -61,6 +60,7 @@ def main() -> None:
             with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / f"{args.network}-{name}-{seed}"
                 trial = {"name": name, "seed": seed, **run(f"{runs[name]} --seed {seed}", data, args.data or data, out)}
+            trials = record.earlier(args.network).get("trials", [])  # of now: another process may have written
             trials = [old for old in trials if (old["name"], old["seed"]) != (name, seed)] + [trial]
             trials.sort(key=lambda t: (t["name"], t["seed"]))
             record.write(args.network, {"data": data, "trials": trials})

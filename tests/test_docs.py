@@ -24,7 +24,9 @@ def code_of(text: str) -> list[str]:
     """Code spans, and the lines of code blocks without their comments."""
     blocks = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
+    rest = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+    paragraphs = re.split(r"\n(?=\s*(?:\n|\||[-*] ))", rest)
+    spans = [" ".join(span.split()) for part in paragraphs for span in re.findall(r"`([^`]+)`", part)]
     return [re.sub(r"\s#.*", "", line).strip().removeprefix(".venv/bin/") for line in (*lines, *spans)]
 
 
@@ -38,6 +40,10 @@ def test_links_and_commands_exist(page: Path) -> None:
         words = line.split()
         if words[:1] == ["make"] and len(words) > 1:
             assert words[1] in TARGETS or "=" in words[1], line
+        if words[:1] == ["python"] and words[1:2] and words[1].endswith(".py") and "/" in words[1]:
+            source = (ROOT / words[1]).read_text()
+            options = {word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2}
+            assert options <= set(re.findall(r'"(--[a-z-]+)"', source)), line
         if words[:1] == ["evoprune"] and len(words) > 1 and words[1].isalpha() and words[1].islower():
             assert words[1] in COMMANDS, line
             options = {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")}
@@ -54,5 +60,6 @@ def test_no_number_is_left_to_be_filled_in(page: Path) -> None:
 def test_there_are_pages_and_commands() -> None:
     assert {"demo", "test"} <= TARGETS
     assert "--sparsity" in COMMANDS["prune"]
+    assert code_of("runs `evoprune prune a\n--wrong` and `b`\n\n| `c` |\n| `d`") == ["evoprune prune a --wrong", *"bcd"]
     assert REQUIRED["train"] == {"--data", "--out"}
     assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} <= {page.name for page in PAGES}

@@ -17,8 +17,8 @@ from evoprune.guidance import learned
 from evoprune.guidance.learned import CANDIDATES
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.run import searching
-from evoprune.run.objective import mixed_fitness, score_fitness
-from evoprune.search import BudgetedBits, Shares, lexicographic_order, make_algorithm
+from evoprune.run.objective import mixed_fitness, score_fitness, slack
+from evoprune.search import BudgetedBits, Population, Shares, lexicographic_order, make_algorithm
 from evoprune.spaces import WeightSpace
 from evoprune.surgery import global_threshold
 
@@ -108,6 +108,18 @@ def test_what_guidance_scored_is_counted() -> None:
 def test_nsga2_ends_a_stage_at_its_target() -> None:
     result = pruned(sparsity=0.7, algorithm="nsga2", population=8)
     assert result.sparsity == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.9, 0.99, 0.999])
+def test_a_points_sparsity_counts_as_the_targets_only_within_a_hundredth_of_what_stays(target: float) -> None:
+    assert slack(target) <= 0.01 * (1 - target) + 1e-12
+    population = Population(
+        torch.zeros(4, 1), torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.7, 0.0], [0.6, 0.0]]),
+        {"sparsity": 1 - torch.tensor([2.0, 1.05, 1.009, 1.0], dtype=torch.float64) * (1 - target)},
+    )  # fmt: skip
+    search = searching.Search(None, None, None, (), None, target, front=True)  # type: ignore[arg-type]
+    found = search.best(population)
+    assert found == (2 if 0.009 * (1 - target) <= slack(target) else 3)
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,9 @@ def test_without_pymoo_the_error_says_how_to_install_it(monkeypatch: pytest.Monk
         algorithm.tell(None, Population(genomes, torch.zeros(4, 2), traits))
     with pytest.raises(EvopruneError, match="nsga2 needs pymoo"):  # said before a run begins
         make_settings(model="m", space="allocation", algorithm="nsga2")
+
+
+def test_an_infinite_fitness_leaves_distances_between_finite_ones() -> None:
+    pytest.importorskip("pymoo")
+    scores, sparsity = [-float("inf"), -1.0, -1.01, -3.0, -5.0], [0.9, 0.5, 0.6, 0.7, 0.8]
+    assert pareto_order(torch.tensor([scores, sparsity]).T).tolist() == [0, 1, 4, 3, 2]

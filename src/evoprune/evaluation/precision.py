@@ -19,7 +19,7 @@ CANDIDATES = 4
 LEAST_FLOPS = 2e7
 """Operations that one candidate needs for one sample: below, conversions cost more than they save."""
 TOLERANCE = 0.01
-"""The scores may differ by no more than this, relative to float32's or absolute below 1."""
+"""The scores may differ by this, and by this share of float32's."""
 
 
 def bfloat16_suits(evaluator: SampledEvaluator, model: nn.Module, layers: Sequence[str]) -> bool:

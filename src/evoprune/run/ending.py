@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from evoprune.core import EvopruneError, sparsity_of
+from evoprune.run.objective import slack
 from evoprune.run.result import (
     Result,
     describe_layers,
@@ -127,7 +128,7 @@ def _status(runner: Runner, val_score: float) -> str:
     reached = f"sparsity {gone:.4f}" if quantity == "weights" else f"{gone:.4f} of the {quantity} gone"
     masks = state.accepted.masks.values()
     rounding = 0.501 / sum(mask.numel() for mask in masks)
-    if wanted is not None and gone < wanted - max(0.001, rounding):
+    if wanted is not None and gone < wanted - max(slack(wanted), rounding):
         if late:
             reason = "the time was up"
         elif all(int(mask.sum()) == 1 for mask in masks):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evoprune.core import Scores
 
-__all__ = ["floor_of", "mixed_fitness", "score_fitness"]
+__all__ = ["floor_of", "mixed_fitness", "score_fitness", "slack"]
 
 
 def floor_of(floor: float | None, max_drop: float | None, dense_val_score: float | None) -> float | None:
@@ -15,6 +15,11 @@ def floor_of(floor: float | None, max_drop: float | None, dense_val_score: float
     if max_drop is None or dense_val_score is None:
         return floor
     return dense_val_score - max_drop / 100
+
+
+def slack(target: float) -> float:
+    """How far below a target a sparsity still counts as there: a thousandth, or a hundredth of what is to stay."""
+    return min(1e-3, 0.01 * (1 - target))
 
 
 def mixed_fitness(scores: Scores, sparsity: Tensor, alpha: float, floor: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from evoprune.core import Evaluator, Layer, Scores, generator, resolve_layers
 from evoprune.evaluation import Costs, make_evaluator
 from evoprune.guidance import Advice, advise
-from evoprune.run.objective import mixed_fitness, score_fitness
+from evoprune.run.objective import mixed_fitness, score_fitness, slack
 from evoprune.run.schedule import Stage
 from evoprune.run.settings import Settings
 from evoprune.run.state import RunState
@@ -43,8 +43,6 @@ LOWEST_SHARE = 0.3
 """In one stage of the ladder a layer may become as thin as this share of the average."""
 NORM_SAMPLES = 512
 """Of the samples that batch norms are measured on, those for a candidate."""
-NEAR_TARGET = 1e-3
-"""How far below the stage's target the sparsity of a front's point may lie to be chosen for it."""
 
 
 @dataclass
@@ -109,7 +107,7 @@ class Search:
         """Position of the genome that the stage ends with: the fittest, or of a front the best at the target."""
         if not self.front:
             return best_of(population)
-        near = population.traits["sparsity"] >= self.target - NEAR_TARGET
+        near = population.traits["sparsity"] >= self.target - slack(self.target)
         if not near.any():
             return int(population.traits["sparsity"].argmax())
         return int(torch.where(near, population.fitness[:, 0], -float("inf")).argmax())

@@ -12,14 +12,16 @@ from evoprune.core import EvopruneError
 
 __all__ = ["load_pymoo", "pareto_order"]
 
-WORST = 1e300
-
 
 def pareto_order(fitness: Tensor) -> Tensor:
     """(P, K) -> (P,) positions: front after front, in each the loneliest first; equals stay in order."""
     sorting, crowding = load_pymoo()
-    # Infinite losses would leave nothing of a distance between finite ones.
-    losses = np.nan_to_num(-fitness.double().numpy(), nan=WORST, posinf=WORST, neginf=-WORST)
+    losses = np.nan_to_num(-fitness.double().numpy(), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    for column in losses.T:  # infinite ones would leave nothing of a distance between finite ones
+        finite = column[np.isfinite(column)]
+        low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+        span = (high - low) or 1.0
+        column[:] = np.clip(column, low - span, high + span)
     order: list[np.ndarray[Any, Any]] = []
     for unordered in sorting.do(losses):
         front = np.sort(unordered)
