@@ -244,6 +244,21 @@ def test_a_score_may_say_that_it_needs_no_gradients() -> None:
     assert any(p.requires_grad for p in net.parameters())
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({}, "--recalibrate measures"), ({"recalibrate": True}, "smaller steps"), ({"train": None}, "smaller steps")],
+)
+def test_a_search_that_only_guesses_says_so(
+    options: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick(model(), passes=[0.99], **options)
+    assert "no candidate does better than guessing (0." in caplog.text
+    assert words in caplog.text
+    caplog.clear()
+    quick(model(), passes=[0.3], **options)
+    assert "guessing" not in caplog.text
+
+
 def test_a_late_label_out_of_range_is_one_line() -> None:
     inputs, targets = data(4000)
     targets[-1] = 9

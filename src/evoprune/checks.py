@@ -76,15 +76,12 @@ def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
             100 * share,
         )
     score = task.val_score
-    if isinstance(score, Accuracy):
-        classes = len(score.targets.unique())
-        chance = 1 / classes
-        if classes > 1 and dense_val_score < chance + 3 * (chance * (1 - chance) / score.samples) ** 0.5:
-            log.warning(
-                "the dense model's validation accuracy is %.4f, about what guessing gives with %d classes; is it"
-                " trained, and are these its data and labels?",
-                dense_val_score, classes,
-            )  # fmt: skip
+    if isinstance(score, Accuracy) and score.is_guessing(dense_val_score):
+        log.warning(
+            "the dense model's validation accuracy is %.4f, about what guessing gives with %d classes; is it trained,"
+            " and are these its data and labels?",
+            dense_val_score, len(score.targets.unique()),
+        )  # fmt: skip
 
 
 def check_guidance(task: Task, settings: Settings) -> None:

@@ -164,7 +164,7 @@ def prune(
     time_limit: Annotated[
         str | None,
         typer.Option(
-            help="90s, 10m or 1h; ends in a valid, fine-tuned result: one generation and its tuning at least."
+            help="90s, 10m or 1h; ends in a valid, fine-tuned result: one generation and an epoch at least."
         ),
     ] = None,
     memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use; 1024 by default.")] = None,

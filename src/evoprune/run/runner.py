@@ -25,10 +25,10 @@ from evoprune.run.settings import Settings, TuningSchedule
 from evoprune.run.state import FrontPoint, Kept, RunState, load_state, packed, save_state, unpacked
 from evoprune.run.task import Task
 from evoprune.run.time_limit import TimeLimit
-from evoprune.scoring import DataScore
+from evoprune.scoring import Accuracy, DataScore
 from evoprune.search import Population
 from evoprune.storage import save_tensors
-from evoprune.surgery import FineTuner, Tightening, apply_masks, recalibrate
+from evoprune.surgery import FineTuner, Tightening, apply_masks, batch_norms, recalibrate
 from evoprune.training import TensorSource, first_samples, reuse_freed_memory, set_memory_format
 
 __all__ = ["Listener", "Runner"]
@@ -175,7 +175,22 @@ class Runner:
                 state.cut_short = True
                 break
             self._snapshot(at_most_every=SNAPSHOT_SECONDS)
+        self._warn_of_guessing(stage)
         self._take_best(stage, search)
+
+    def _warn_of_guessing(self, stage: Stage) -> None:
+        """Where all candidates guess, the lowest loss is that of the one whose outputs say the least."""
+        score, found, dense = self.task.val_score, self.found, self.state.dense_val_score
+        if not isinstance(score, Accuracy) or found is None or not score.is_guessing(found) or score.is_guessing(dense):
+            return
+        if self.norm_inputs is None and self.task.train is not None and batch_norms(self.task.model):
+            advice = "--recalibrate measures batch norms anew for each candidate, and may show which are better"
+        else:
+            advice = "smaller steps may help, such as --passes 0.5,0.8,0.9"
+        log.warning(
+            "%s: no candidate does better than guessing (%.4f), so the search had nothing to go by; %s",
+            stage.name, found, advice,
+        )  # fmt: skip
 
     def _take_best(self, stage: Stage, search: Search) -> None:
         """The best genome becomes the model's masks."""

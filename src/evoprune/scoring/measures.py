@@ -21,6 +21,12 @@ class Accuracy(DataScore):
         """1 where right, else 0: (..., B). Never where an output is NaN, which `argmax` takes for the highest."""
         return (outputs.argmax(-1) == expected) & ~outputs.isnan().any(-1)
 
+    def is_guessing(self, score: float) -> bool:
+        """Whether an accuracy is about what guessing gives with the classes that the targets have."""
+        classes = len(self.targets.unique())
+        chance = 1 / classes
+        return classes > 1 and score < chance + 3 * (chance * (1 - chance) / self.samples) ** 0.5
+
 
 class NegativeLoss(DataScore):
     """Minus the mean cross-entropy."""
