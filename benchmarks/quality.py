@@ -53,7 +53,7 @@ EVOPRUNE: dict[str, dict[str, Any]] = {
 }
 """Methods and their settings: with `gradient` training itself prunes, in smaller steps and without a search."""
 SEARCHES: dict[str, dict[str, Any]] = {
-    "steady": {"algorithm": "steady"},
+    "steady": {"algorithm": "steady"},  # with batch norms measured anew, where there are any
     "evopress": {"algorithm": "evopress"},
     "pbil": {"algorithm": "pbil"},
     "cmaes": {"space": "allocation", "algorithm": "cmaes"},
@@ -61,8 +61,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "mixture": {"space": "mixture", "algorithm": "ga"},
     "wanda": {"guidance": "wanda", "algorithm": "ga"},
     "chance": {"algorithm": "random"},
-    "recalibrated": {"recalibrate": True},
-    "recalibrated-magnitude": {"guidance": "magnitude", "space": "allocation", "recalibrate": True},
+    "steady-magnitude": {"guidance": "magnitude", "space": "allocation"},
 }
 """Other searches and the control, to be named with --only."""
 OURS = EVOPRUNE | SEARCHES

@@ -31,8 +31,7 @@ LABELS = {
     "shuffled": "budgets of the evolved masks, weights at random",
     "random": "random",
     "unpruned": "nothing: the dense model, trained as long",
-    "recalibrated": "evolved, no rule (`--recalibrate`)",
-    "recalibrated-magnitude": "evolved budgets (`--guidance magnitude --space allocation --recalibrate`)",
+    "steady-magnitude": "budgets evolved, magnitude inside (`--guidance magnitude --space allocation`)",
 }
 SEARCHES = {
     "none": "weights, `ga`",
@@ -165,7 +164,7 @@ def draw(groups: list[Trials], path: Path) -> None:
 def draw_panel(axes: Axes, own: Trials, lowest: float) -> None:
     """Bars are a standard deviation over seeds; a method that is all below `lowest` is said to be."""
     style(axes, LIGHT, "share of the weights that stay (%)")
-    more = ["#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000", "#2e7d6b", "#b5651d"]
+    more = ["#8a6d3b", "#5b3a8e", "#777777", "#b0b0b0", "#000000", "#2e7d6b"]
     colors = [LIGHT.palette[0], "#00305c", *LIGHT.palette[1:], *more]
     for color, (method, label) in zip(colors, LABELS.items(), strict=True):
         targets = sorted({trial["target"] for trial in own if trial["method"] == method})

@@ -37,7 +37,7 @@ RESNET18 = {
         " --distill 0"
     ),
     "gradient-90": "resnet18 --guidance gradient --passes 0.9 --finetune-epochs 1 --final-epochs 11 --distill 0",
-    "none-78.9": "resnet18 --passes 0.789 --distill 0 --finetune-epochs 0 --final-epochs 6",
+    "none-78.9": "resnet18 --passes 0.789 --distill 0 --finetune-epochs 0 --final-epochs 6 --no-recalibrate",
 }
 RUNS = {"lenet5": LENET5, "resnet18": RESNET18}
 DATA = {"lenet5": "mnist", "resnet18": "cifar10"}

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import evoprune
 from evoprune import EvopruneError, api, tasks
 from evoprune.core import generator
+from evoprune.evaluation import make_evaluator
 from evoprune.report import write_report
 from evoprune.run import Runner, time_limit
 from evoprune.run.time_limit import TimeLimit
@@ -246,7 +247,7 @@ def test_a_score_may_say_that_it_needs_no_gradients() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({}, "--recalibrate measures"), ({"recalibrate": True}, "smaller steps"), ({"train": None}, "smaller steps")],
+    [({"recalibrate": False}, "--recalibrate measures"), ({}, "smaller steps"), ({"train": None}, "smaller steps")],
 )
 def test_a_search_that_only_guesses_says_so(
     options: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
@@ -1001,6 +1002,34 @@ def test_without_epochs_recalibrated_norms_are_all_that_changes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("net", "options", "anew"),
+    [
+        (model, {}, True),
+        (model, {"recalibrate": False}, False),
+        (model, {"layers": "5"}, False),
+        (model, {"layers": "5", "recalibrate": True}, True),
+        (model, {"preset": "original"}, False),
+        (model, {"train": None}, False),
+        (model, {"guidance": "gradient", "population": None, "generations": None}, False),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Linear(8, 2)), {}, False),
+    ],
+)
+def test_batch_norms_are_measured_anew_where_several_layers_are_searched_at_once(
+    net: Callable[[], nn.Module], options: dict[str, Any], anew: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+
+    def watched(*parts: Any, norm_inputs: Tensor | None = None, **rest: Any) -> Any:
+        seen.append(norm_inputs is not None)
+        return make_evaluator(*parts, norm_inputs=norm_inputs, **rest)
+
+    monkeypatch.setattr("evoprune.run.searching.make_evaluator", watched)
+    quick(net(), out=tmp_path / "run", **options)
+    assert set(seen) <= {anew}
+    assert json.loads((tmp_path / "run/config.json").read_text())["recalibrate"] is anew
+
+
+@pytest.mark.parametrize(
     ("net", "options", "words"),
     [
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {"recalibrate": True}, "no batch norm"),
@@ -1711,7 +1740,7 @@ def test_a_weight_that_comes_back_in_the_original_is_zero() -> None:
 
 
 def test_without_stopping_early_a_candidate_is_one_full_evaluation() -> None:
-    search = quick(model(), scoring=[], guidance="magnitude").summary["search"]
+    search = quick(model(), scoring=[], guidance="magnitude", recalibrate=False).summary["search"]
     assert search["full_evaluations"] == search["evaluations"] > 0
 
 

@@ -22,6 +22,7 @@ from evoprune.checks import (
     check_test,
     check_training,
     copied,
+    recalibration_suits,
     warn_of_changing_buffers,
 )
 from evoprune.core import EvopruneError, Masks, resolve_layers
@@ -393,7 +394,9 @@ def _begin(
         most = max(settings.finetune_epochs, settings.final_epochs)  # fewer where little is lost, or the time is up
         recipes = [settings.recipe(epochs, "constant") for epochs in range(1, most + 1)]
         check_size_fits(task.model, task.samples[0], recipes)
-    settings = settings.model_copy(update={"device_used": device_of(task.model).type, "warnings": list(warned)})
+    anew = recalibration_suits(task, settings) if settings.recalibrate is None else settings.recalibrate
+    found = {"recalibrate": anew, "device_used": device_of(task.model).type, "warnings": list(warned)}
+    settings = settings.model_copy(update=found)
     if out is None:
         return _carry_out(task, settings, None, dense_val_score, listener, begun=begun)
     folder = Folder.create(out, settings, overwrite)

@@ -23,7 +23,7 @@ from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32
 
 __all__ = [
     "check_dense", "check_guidance", "check_model", "check_recalibration", "check_state", "check_test",
-    "check_training", "copied", "warn_of_changing_buffers", "warn_of_what_stays",
+    "check_training", "copied", "recalibration_suits", "warn_of_changing_buffers", "warn_of_what_stays",
 ]  # fmt: skip
 
 ALREADY = 0.01
@@ -151,6 +151,16 @@ def check_test(task: Task) -> None:
     if isinstance(task.test_score, DataScore):
         with closing(task.test_score.outputs(task.model)) as batches:
             next(batches)
+
+
+def recalibration_suits(task: Task, settings: Settings) -> bool:
+    """Whether candidates are told apart better with batch norms of their own: a search of several layers at once.
+
+    Of one layer the dense model's statistics are near enough, and its candidates are many times faster in one batch.
+    """
+    several = len(resolve_layers(task.layers, settings.layers)) > 1
+    searches = settings.preset == "default" and not settings.tightens
+    return searches and several and task.train is not None and bool(batch_norms(task.model))
 
 
 def check_recalibration(task: Task) -> None:

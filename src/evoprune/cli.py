@@ -157,15 +157,17 @@ def prune(
     ] = None,
     train_precision: Annotated[Precision | None, typer.Option(help="Of fine-tuning; float32 by default.")] = None,
     recalibrate: Annotated[
-        bool,
-        typer.Option("--recalibrate", help="Measure batch norms anew, for each candidate and each stage's masks."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--recalibrate/--no-recalibrate",
+            help="Measure batch norms anew, for each candidate and each stage's masks. The default does so where"
+            " several layers are searched at once.",
+        ),
+    ] = None,
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
     time_limit: Annotated[
         str | None,
-        typer.Option(
-            help="90s, 10m or 1h; ends in a valid, fine-tuned result: one generation and an epoch at least."
-        ),
+        typer.Option(help="90s, 10m or 1h; ends in a valid, fine-tuned result: one generation and an epoch at least."),
     ] = None,
     memory_mb: Annotated[int | None, typer.Option(help="Memory that scoring may use; 1024 by default.")] = None,
     scoring: Annotated[

@@ -33,7 +33,7 @@ class Settings(BaseModel):
 
     Those of fine-tuning are explained at `Recipe`; the learning rate follows `finetune_schedule` after each stage and
     `final_schedule` at the end. With `recalibrate` the statistics of batch norms are measured anew for each candidate
-    and for new masks.
+    and for new masks; None, until the run begins, where that suits it.
     `floor` is a validation score, `max_drop` is in points (hundredths of the score) below the dense model.
     `sparsity` is the share that goes of what `budget` names, see evaluation/costs.py.
     With `front` every stage's model is polished and kept, and the run goes on a little below the floor.
@@ -84,7 +84,7 @@ class Settings(BaseModel):
     cutout: int = Field(0, ge=0)
     first_size: int = Field(0, ge=0)
     train_precision: Precision = "float32"
-    recalibrate: bool = False
+    recalibrate: bool | None = None
 
     time_limit_seconds: float | None = Field(None, gt=0)
     memory_mb: int = Field(1024, ge=16)
