@@ -124,8 +124,8 @@ def prune(
     as_given = like(model)
     with surroundings(chosen) as warned:
         _warn_of_defaults(score, train, loss, settings, chosen)
-        task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
         try:
+            task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
             result = _begin(task, chosen, folder, overwrite, listener, warned)
         except BaseException:
             if inplace:

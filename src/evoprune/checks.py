@@ -160,7 +160,8 @@ def recalibration_suits(task: Task, settings: Settings) -> bool:
     """
     several = len(resolve_layers(task.layers, settings.layers)) > 1
     searches = settings.preset == "default" and not settings.tightens
-    return searches and several and task.train is not None and bool(batch_norms(task.model))
+    enough = task.train is not None and task.samples is not None and len(task.samples[0]) > 1
+    return searches and several and enough and bool(batch_norms(task.model))
 
 
 def check_recalibration(task: Task) -> None:

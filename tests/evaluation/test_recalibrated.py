@@ -106,3 +106,18 @@ def test_a_score_that_breaks_leaves_the_statistics_as_they_were() -> None:
     with pytest.raises(Exception, match="no"):
         make_evaluator(net, broken, ["0", "3"], norm_inputs=images(40))(plans())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_samples_at_a_time_keep_to_the_memory() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(), nn.Linear(65536, 3)
+    )
+    score, seen = Accuracy(torch.randn(9, 1, 32, 32), torch.arange(9) % 3), list[int]()
+    for memory_mb, most in ((32, 32), (1, 16), (1024, 256)):
+        evaluator = make_evaluator(net, score, ["0"], norm_inputs=torch.randn(300, 1, 32, 32), memory_mb=memory_mb)
+        seen.clear()
+        hook = net[1].register_forward_pre_hook(lambda module, given: seen.append(len(given[0]) * module.training))
+        evaluator({"0": torch.ones(1, 64, 1, 3, 3, dtype=torch.bool)})
+        hook.remove()
+        assert most / 2 < max(seen) <= most

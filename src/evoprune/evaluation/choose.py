@@ -26,6 +26,8 @@ __all__ = ["WAYS", "Way", "make_evaluator"]
 Way = Literal["prefix", "batched", "racing", "precision"]
 WAYS: tuple[Way, ...] = get_args(Way)
 CHECKED_SAMPLES = 32
+NORM_BATCH, LEAST_NORM_BATCH = 256, 16
+"""Samples at a time that batch norms are measured on: as many as fit into the memory, in these bounds."""
 
 log = logging.getLogger("evoprune")
 
@@ -66,9 +68,11 @@ def make_evaluator(
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     if norm_inputs is not None:
         alone = [way for way in ways if way not in ("prefix", "batched")]
-        return RecalibratedEvaluator(
-            model, make_evaluator(model, score, layers, memory_mb=memory_mb, ways=alone), norm_inputs
-        )
+        evaluator = make_evaluator(model, score, layers, memory_mb=memory_mb, ways=alone)
+        batch_size = NORM_BATCH
+        if isinstance(evaluator, SampledEvaluator):  # four of the largest values at once
+            batch_size = min(batch_size, max(LEAST_NORM_BATCH, evaluator.memory // (4 * evaluator.sample_bytes)))
+        return RecalibratedEvaluator(model, evaluator, norm_inputs, batch_size)
     score = as_score(score)
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:

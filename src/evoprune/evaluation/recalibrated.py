@@ -22,13 +22,14 @@ class RecalibratedEvaluator:
         model: as found after every call.
         evaluator: scores the candidates; what it keeps must not depend on statistics.
         inputs: (N, ...) training samples to measure on, augmented as in training.
+        batch_size: of them that run at a time at most.
 
     Attributes:
         peak_bytes: that of the evaluator.
     """
 
-    def __init__(self, model: nn.Module, evaluator: Evaluator, inputs: Tensor) -> None:
-        self.model, self.evaluator, self.inputs = model, evaluator, inputs
+    def __init__(self, model: nn.Module, evaluator: Evaluator, inputs: Tensor, batch_size: int = 256) -> None:
+        self.model, self.evaluator, self.inputs, self.batch_size = model, evaluator, inputs, batch_size
 
     @property
     def samples(self) -> int:
@@ -53,7 +54,7 @@ class RecalibratedEvaluator:
         try:
             for candidate in range(candidates):
                 with masked(self.model, {name: masks[candidate] for name, masks in plans.items()}):
-                    recalibrate(self.model, self.inputs, dtype=dtype)
+                    recalibrate(self.model, self.inputs, self.batch_size, dtype)
                 parts.append(self.evaluator({name: masks[candidate, None] for name, masks in plans.items()}, floor))
         finally:
             for buffer, value in zip(statistics, found, strict=True):
