@@ -23,7 +23,7 @@ from evoprune.run.searching import NORM_SAMPLES
 from evoprune.run.settings import make_settings
 from evoprune.surgery import apply_masks, recalibrate
 from evoprune.tasks import SAMPLES
-from evoprune.training import TensorSource, first_samples
+from evoprune.training import TensorSource, first_batches
 from evoprune.zoo import Split, load_data, load_trained, measured_accuracy
 
 MODEL = "resnet18"
@@ -55,13 +55,13 @@ def main() -> None:
     images = Split(data.val.inputs[: args.samples], data.val.targets[: args.samples])
     settings = make_settings(model=MODEL)
     source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
-    augmented = first_samples(source.augmented(**settings.augmentation), SAMPLES)[0]
+    augmented = first_batches(source.augmented(**settings.augmentation), SAMPLES)
     rows = []
     whole = measured_accuracy(dense, images)
     images_for_norms = {
         "augmented": augmented,
-        "candidate": augmented[:NORM_SAMPLES],
-        "plain_images": data.train.inputs[:SAMPLES],
+        "candidate": augmented[: -(-NORM_SAMPLES // settings.batch_size)],
+        "plain_images": list(data.train.inputs[:SAMPLES].split(settings.batch_size)),
     }
     for sparsity in args.sparsities:
         for name, rule in ((name, RULES[name]) for name in args.rules):

@@ -33,7 +33,10 @@ from evoprune.run import Runner, time_limit
 from evoprune.run.time_limit import TimeLimit
 from evoprune.surgery import FineTuner
 
-QUICK = {"threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16}
+QUICK = {
+    "threads": 1, "population": 3, "generations": 1, "finetune_epochs": 1, "final_epochs": 1, "batch_size": 16,
+    "recalibrate": False,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +221,11 @@ def test_a_test_function_that_breaks_loses_no_model(caplog: pytest.LogCaptureFix
     def broken(_: nn.Module) -> float:
         raise KeyError("images")
 
+    def broken_later(net: nn.Module) -> float:
+        return float("nan") if any(bool((p == 0).any()) for p in net.parameters() if p.dim() > 1) else 1.0
+
+    result = quick(model(), test=broken_later)
+    assert result.summary["dense"]["test_score"] is result.summary["pruned"]["test_score"] is None
     result = quick(model(), test=broken)
     consistent(result)
     assert result.summary["dense"]["test_score"] is result.summary["pruned"]["test_score"] is None
@@ -247,7 +255,7 @@ def test_a_score_may_say_that_it_needs_no_gradients() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"recalibrate": False}, "--recalibrate measures"), ({}, "smaller steps"), ({"train": None}, "smaller steps")],
+    [({}, "--recalibrate measures"), ({"recalibrate": None}, "smaller steps"), ({"train": None}, "smaller steps")],
 )
 def test_a_search_that_only_guesses_says_so(
     options: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
@@ -1008,6 +1016,8 @@ def test_without_epochs_recalibrated_norms_are_all_that_changes() -> None:
         (model, {"recalibrate": False}, False),
         (model, {"layers": "5"}, False),
         (model, {"layers": "5", "recalibrate": True}, True),
+        (model, {"train": data(40)}, False),
+        (model, {"train": data(40), "recalibrate": True}, True),
         (model, {"preset": "original"}, False),
         (model, {"train": None}, False),
         (model, {"guidance": "gradient", "population": None, "generations": None}, False),
@@ -1019,14 +1029,45 @@ def test_batch_norms_are_measured_anew_where_several_layers_are_searched_at_once
 ) -> None:
     seen: list[bool] = []
 
-    def watched(*parts: Any, norm_inputs: Tensor | None = None, **rest: Any) -> Any:
-        seen.append(norm_inputs is not None)
-        return make_evaluator(*parts, norm_inputs=norm_inputs, **rest)
+    def watched(*parts: Any, norm_batches: Any = (), **rest: Any) -> Any:
+        seen.append(bool(norm_batches))
+        return make_evaluator(*parts, norm_batches=norm_batches, **rest)
 
     monkeypatch.setattr("evoprune.run.searching.make_evaluator", watched)
-    quick(net(), out=tmp_path / "run", **options)
+    quick(net(), out=tmp_path / "run", **({"recalibrate": None} | options))
     assert set(seen) <= {anew}
     assert json.loads((tmp_path / "run/config.json").read_text())["recalibrate"] is anew
+
+
+class Whole(nn.Module):
+    """A graph, say: it takes all samples at once, or one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(64, 1, 6, 6) to (64, 2)."""
+        assert len(x) == 64, "not all samples"
+        return self.net(x)
+
+
+def test_batch_norms_are_measured_on_batches_as_they_are_trained_on() -> None:
+    given = {"guidance": "magnitude", "train": [data()], "recalibrate": None}
+    assert quick(Whole(), margin, **given).summary["finetune"]["epochs"] == 2
+
+
+def test_where_batch_norms_cannot_be_measured_it_is_said_and_they_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(Whole):
+        def forward(self, x: Tensor) -> Tensor:
+            mixed = any(part.training for part in self.net) and not self.net.training
+            assert not mixed, "norms alone in train mode"
+            return self.net(x)
+
+    quick(Odd(), recalibrate=None)
+    assert "cannot be measured on a batch of the training data (AssertionError: norms alone" in caplog.text
+    with pytest.raises(EvopruneError, match=r"--recalibrate: batch norms cannot be measured.*leave it out"):
+        quick(Odd(), recalibrate=True)
 
 
 @pytest.mark.parametrize(
@@ -1740,7 +1781,7 @@ def test_a_weight_that_comes_back_in_the_original_is_zero() -> None:
 
 
 def test_without_stopping_early_a_candidate_is_one_full_evaluation() -> None:
-    search = quick(model(), scoring=[], guidance="magnitude", recalibrate=False).summary["search"]
+    search = quick(model(), scoring=[], guidance="magnitude").summary["search"]
     assert search["full_evaluations"] == search["evaluations"] > 0
 
 

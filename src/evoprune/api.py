@@ -18,11 +18,10 @@ from evoprune.checks import (
     check_dense,
     check_guidance,
     check_model,
-    check_recalibration,
     check_test,
     check_training,
     copied,
-    recalibration_suits,
+    recalibrates,
     warn_of_changing_buffers,
 )
 from evoprune.core import EvopruneError, Masks, resolve_layers
@@ -388,13 +387,11 @@ def _begin(
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
     check_guidance(task, settings)
-    if settings.recalibrate:
-        check_recalibration(task)
     if settings.first_size and task.samples is not None:
         most = max(settings.finetune_epochs, settings.final_epochs)  # fewer where little is lost, or the time is up
         recipes = [settings.recipe(epochs, "constant") for epochs in range(1, most + 1)]
         check_size_fits(task.model, task.samples[0], recipes)
-    anew = recalibration_suits(task, settings) if settings.recalibrate is None else settings.recalibrate
+    anew = recalibrates(task, settings)
     found = {"recalibrate": anew, "device_used": device_of(task.model).type, "warnings": list(warned)}
     settings = settings.model_copy(update=found)
     if out is None:

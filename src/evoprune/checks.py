@@ -18,14 +18,16 @@ from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.scoring import Accuracy, CallableScore, DataScore, device_of
-from evoprune.surgery import batch_norms
-from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32
+from evoprune.surgery import batch_norms, recalibrate
+from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32, first_batches
 
 __all__ = [
-    "check_dense", "check_guidance", "check_model", "check_recalibration", "check_state", "check_test",
-    "check_training", "copied", "recalibration_suits", "warn_of_changing_buffers", "warn_of_what_stays",
+    "check_dense", "check_guidance", "check_model", "check_state", "check_test",
+    "check_training", "copied", "recalibrates", "warn_of_changing_buffers", "warn_of_what_stays",
 ]  # fmt: skip
 
+FEWEST_SAMPLES = 64
+"""Of which statistics are taken without being asked for."""
 ALREADY = 0.01
 """Share of zeros that no trained model has by chance."""
 IGNORED = -100
@@ -153,27 +155,34 @@ def check_test(task: Task) -> None:
             next(batches)
 
 
-def recalibration_suits(task: Task, settings: Settings) -> bool:
-    """Whether candidates are told apart better with batch norms of their own: a search of several layers at once.
+def recalibrates(task: Task, settings: Settings) -> bool:
+    """Whether batch norms are measured anew; where it is not said, in a search of several layers at once.
 
     Of one layer the dense model's statistics are near enough, and its candidates are many times faster in one batch.
-    """
-    several = len(resolve_layers(task.layers, settings.layers)) > 1
-    searches = settings.preset == "default" and not settings.tightens
-    enough = task.train is not None and task.samples is not None and len(task.samples[0]) > 1
-    return searches and several and enough and bool(batch_norms(task.model))
-
-
-def check_recalibration(task: Task) -> None:
-    """Refuse `recalibrate` without batch norms, or without training data to measure them on.
 
     Raises:
-        EvopruneError: the model has no batch norm, or the run no training data.
+        EvopruneError: it is asked for and cannot be done: without batch norms, training data, or on one of its batches.
     """
-    if not batch_norms(task.model):
+    asked, norms = settings.recalibrate, batch_norms(task.model)
+    if asked and not norms:
         raise EvopruneError("--recalibrate: the model has no batch norm with running statistics; leave it out")
-    if task.train is None:
+    if asked and task.train is None:
         raise EvopruneError("--recalibrate measures on training data; pass `train`, or leave it out")
+    if asked is None:
+        several = len(resolve_layers(task.layers, settings.layers)) > 1
+        enough = task.samples is not None and len(task.samples[0]) >= FEWEST_SAMPLES
+        asked = settings.preset == "default" and not settings.tightens and several and enough and bool(norms)
+    if not asked or task.train is None:
+        return False
+    try:
+        recalibrate(copied(task.model), first_batches(task.train, 1))
+    except Exception as error:
+        cannot = f"batch norms cannot be measured on a batch of the training data ({said(error)})"
+        if settings.recalibrate:
+            raise EvopruneError(f"--recalibrate: {cannot}; leave it out") from error
+        log.warning("%s; candidates are scored with those of the dense model", cannot)
+        return False
+    return True
 
 
 def check_training(task: Task, settings: Settings) -> None:

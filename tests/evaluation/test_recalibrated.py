@@ -18,7 +18,7 @@ def a_model() -> nn.Sequential:
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6),
         nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(24, 3),
     )  # fmt: skip
-    recalibrate(net, images(64))
+    recalibrate(net, [images(64)])
     return net
 
 
@@ -37,7 +37,7 @@ def by_hand(net: nn.Module, score: Callable[[nn.Module], float], given: dict[str
     for candidate in range(len(given["0"])):
         pruned = copy.deepcopy(net)
         apply_masks(pruned, {name: masks[candidate] for name, masks in given.items()})
-        recalibrate(pruned, inputs)
+        recalibrate(pruned, inputs.split(20))
         scores.append(score(pruned))
     return torch.tensor(scores, dtype=torch.float64)
 
@@ -46,7 +46,7 @@ def by_hand(net: nn.Module, score: Callable[[nn.Module], float], given: dict[str
 def test_each_candidate_has_statistics_of_its_own(ways: tuple[str, ...]) -> None:
     net, inputs = a_model(), images(40, seed=2)
     score = NegativeLoss(images(150, seed=3), torch.arange(150) % 3)
-    evaluator = make_evaluator(net, score, ["0", "3"], ways=ways, norm_inputs=inputs)
+    evaluator = make_evaluator(net, score, ["0", "3"], ways=ways, norm_batches=inputs.split(20))
     before, modes, random = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()], torch.get_rng_state()
     found = evaluator(plans())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -63,7 +63,7 @@ def test_each_candidate_has_statistics_of_its_own(ways: tuple[str, ...]) -> None
 
 def test_a_function_of_the_users_own_sees_them_too_and_is_counted_by_its_calls() -> None:
     net, inputs, score = a_model(), images(40, seed=2), Accuracy(images(150, seed=3), torch.arange(150) % 3)
-    evaluator = make_evaluator(net, lambda model: 2 * score(model), ["0", "3"], norm_inputs=inputs)
+    evaluator = make_evaluator(net, lambda model: 2 * score(model), ["0", "3"], norm_batches=inputs.split(20))
     found = evaluator(plans())
     assert torch.equal(found.score, 2 * by_hand(net, score, plans(), inputs))
     assert found.loss is None
@@ -72,7 +72,7 @@ def test_a_function_of_the_users_own_sees_them_too_and_is_counted_by_its_calls()
 
 def test_candidates_still_stop_early() -> None:
     net, score = a_model(), Accuracy(images(1000, seed=3), torch.arange(1000) % 3)
-    scores = make_evaluator(net, score, ["0", "3"], norm_inputs=images(40))(plans(), floor=0.9)
+    scores = make_evaluator(net, score, ["0", "3"], norm_batches=[images(40)])(plans(), floor=0.9)
     assert not scores.complete.any()
     assert 4 * 40 < scores.samples < 4 * 1000
 
@@ -80,7 +80,7 @@ def test_candidates_still_stop_early() -> None:
 def test_in_bfloat16_statistics_are_measured_so_as_well() -> None:
     net, inputs = a_model(), images(40, seed=2)
     score = NegativeLoss(images(150, seed=3), torch.arange(150) % 3)
-    evaluator = make_evaluator(net, score, ["0", "3"], norm_inputs=inputs)
+    evaluator = make_evaluator(net, score, ["0", "3"], norm_batches=inputs.split(20))
     assert isinstance(evaluator, RecalibratedEvaluator)
     assert isinstance(evaluator.evaluator, SampledEvaluator)
     exact = evaluator(plans()).score
@@ -90,7 +90,7 @@ def test_in_bfloat16_statistics_are_measured_so_as_well() -> None:
     torch.testing.assert_close(rounded, exact, rtol=0.03, atol=0.03)
     seen: list[torch.dtype] = []
     hook = net[1].register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
-    recalibrate(net, inputs, dtype=torch.bfloat16)
+    recalibrate(net, [inputs], torch.bfloat16)
     hook.remove()
     assert seen == [torch.bfloat16]
     assert all(buffer.dtype != torch.bfloat16 for norm in batch_norms(net) for buffer in norm.buffers())
@@ -104,20 +104,5 @@ def test_a_score_that_breaks_leaves_the_statistics_as_they_were() -> None:
         raise ValueError("no")
 
     with pytest.raises(Exception, match="no"):
-        make_evaluator(net, broken, ["0", "3"], norm_inputs=images(40))(plans())
+        make_evaluator(net, broken, ["0", "3"], norm_batches=[images(40)])(plans())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-def test_samples_at_a_time_keep_to_the_memory() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(), nn.Linear(65536, 3)
-    )
-    score, seen = Accuracy(torch.randn(9, 1, 32, 32), torch.arange(9) % 3), list[int]()
-    for memory_mb, most in ((32, 32), (1, 16), (1024, 256)):
-        evaluator = make_evaluator(net, score, ["0"], norm_inputs=torch.randn(300, 1, 32, 32), memory_mb=memory_mb)
-        seen.clear()
-        hook = net[1].register_forward_pre_hook(lambda module, given: seen.append(len(given[0]) * module.training))
-        evaluator({"0": torch.ones(1, 64, 1, 3, 3, dtype=torch.bool)})
-        hook.remove()
-        assert most / 2 < max(seen) <= most

@@ -24,7 +24,7 @@ import evoprune
 from evoprune import api
 from evoprune.run import runner
 
-COMMON = {"threads": 1, "seed": 3, "population": 3, "generations": 2, "batch_size": 16}
+COMMON = {"threads": 1, "seed": 3, "population": 3, "generations": 2, "batch_size": 16, "recalibrate": False}
 CASES: dict[str, dict[str, Any]] = {
     "default": {"sparsity": 0.8, "finetune_epochs": 1, "final_epochs": 2},
     "default, floor that fails": {"max_drop": 3.0, "finetune_epochs": 1, "final_epochs": 2, "learning_rate": 0.01},
@@ -56,6 +56,12 @@ CASES: dict[str, dict[str, Any]] = {
         "sparsity": 0.8, "finetune_epochs": 1, "final_epochs": 2, "recalibrate": True, "shift": 1, "flip": True,
         "cutout": 2, "label_smoothing": 0.1, "train_precision": "bfloat16", "optimizer": "sgd", "weight_decay": 5e-4,
         "learning_rate": 0.05, "finetune_schedule": "cosine",
+    },
+    "batch norms measured anew, evopress": {
+        "sparsity": 0.7, "algorithm": "evopress", "finetune_epochs": 1, "recalibrate": True,
+    },
+    "batch norms measured anew, nsga2": {
+        "sparsity": 0.7, "algorithm": "nsga2", "finetune_epochs": 1, "recalibrate": True, "train": "loader",
     },
     "batch norms measured anew, nothing else": {
         "passes": [0.4, 0.7], "finetune_epochs": 0, "final_epochs": 0, "recalibrate": True, "max_drop": 50.0,

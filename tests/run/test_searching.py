@@ -207,7 +207,7 @@ def test_what_was_said_of_the_search_reaches_it(monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
     assert seen == {
         "name": "ga", "size": 5, "crossover_rate": 0.3, "mutation_rate": 0.01, "memory_mb": 77, "ways": ["batched"],
-        "norm_inputs": None,
+        "norm_batches": [],
     }  # fmt: skip
 
 

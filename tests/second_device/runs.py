@@ -69,7 +69,7 @@ def prune(**changes: Any) -> dict[str, Any]:
     """One run, and what came of it."""
     settings = {
         "score": evoprune.accuracy(loader()), "train": (inputs, targets), "sparsity": SPARSITY, "finetune_epochs": 1,
-        "final_epochs": 1, "seed": 1,
+        "final_epochs": 1, "seed": 1, "recalibrate": False,
     }  # fmt: skip
     if changes.get("guidance") != "gradient":
         settings |= {"generations": 1, "population": 4}
@@ -153,6 +153,7 @@ RUNS: dict[str, Callable[[], dict[str, Any]]] = {
     "loader, test set, batch norms, bfloat16": lambda: prune(
         train=loader(), test=evoprune.accuracy(loader()), recalibrate=True, train_precision="bfloat16"
     ),
+    "batch norms of each candidate": lambda: prune(recalibrate=None, algorithm="evopress"),
     "one candidate after the other": lambda: prune(scoring=[], include_norm=True),
     "data on the device": lambda: prune(
         score=evoprune.accuracy((inputs.to(device.NAME), targets.to(device.NAME))),

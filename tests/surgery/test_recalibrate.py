@@ -31,8 +31,8 @@ def test_only_batch_norms_with_running_statistics_count() -> None:
 
 def test_statistics_are_the_averages_over_batches() -> None:
     net, given = model(), inputs()
-    recalibrate(net, given, batch_size=16)
     batches = given.tensor_split(3)
+    recalibrate(net, batches)
     assert float(net[0].running_mean) == pytest.approx(float(torch.stack([b.mean() for b in batches]).mean()))
     assert float(net[0].running_var) == pytest.approx(float(torch.stack([b.var() for b in batches]).mean()))
     # The second norm sees what the first makes of its own batch; dropout is off.
@@ -45,11 +45,11 @@ def test_nothing_else_changes_and_nothing_is_random() -> None:
     net = model()
     net[3].eval()
     before, twin, random_state = copy.deepcopy(net.state_dict()), copy.deepcopy(net), torch.get_rng_state()
-    recalibrate(net, inputs())
+    recalibrate(net, [inputs()])
     assert torch.equal(random_state, torch.get_rng_state())
     torch.manual_seed(9)
-    recalibrate(twin, inputs())
-    recalibrate(twin, inputs())
+    recalibrate(twin, [inputs()])
+    recalibrate(twin, [inputs()])
     for name, value in net.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
         assert torch.equal(value, before[name]) == ("running" not in name and "tracked" not in name), name
@@ -57,16 +57,50 @@ def test_nothing_else_changes_and_nothing_is_random() -> None:
     assert [module.training for module in net] == [True, True, True, False, True, True, True, True]
 
 
-def test_a_model_that_breaks_keeps_its_momentum() -> None:
+def test_a_model_that_breaks_keeps_its_momentum_and_its_statistics() -> None:
     net = model()
+    before = copy.deepcopy(net.state_dict())
     with pytest.raises(RuntimeError):
-        recalibrate(net, torch.zeros(4, 2, 5, 5))
+        recalibrate(net, [inputs(), torch.zeros(4, 2, 5, 5)])
     assert [norm.momentum for norm in batch_norms(net)] == [0.1, 0.1, 0.3]
     assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_norms_that_nothing_reaches_keep_their_statistics() -> None:
+    """Those of another domain, say."""
+
+    class Domains(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.here, self.there = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.here(x)
+
+    net = Domains()
+    with torch.no_grad():
+        net.there.running_mean.fill_(7)
+        net.here.running_mean.fill_(7)
+    recalibrate(net, [inputs()])
+    assert float(net.there.running_mean) == 7
+    assert float(net.here.running_mean) == pytest.approx(float(inputs().mean()))
+
+
+def test_inside_autocast_weights_that_changed_are_seen() -> None:
+    """Its cache would keep what it made of them before."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        recalibrate(net, [inputs()], torch.bfloat16)
+        first = net[1].running_mean.clone()
+        with torch.no_grad():
+            net[0].weight.mul_(5)
+        recalibrate(net, [inputs()], torch.bfloat16)
+    assert not torch.allclose(net[1].running_mean, first, rtol=0.1)
 
 
 def test_the_inputs_stay_as_they_are_where_the_model_changes_its_own() -> None:
     given = inputs()
     before = given.clone()
-    recalibrate(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1)), given)
+    recalibrate(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1)), [given])
     assert torch.equal(given, before)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from evoprune.core import EvopruneError
-from evoprune.training import LoaderSource, TensorSource, as_source, first_samples
+from evoprune.training import LoaderSource, TensorSource, as_source, first_batches, first_samples
 from evoprune.training import source as source_module
 
 
@@ -316,3 +316,17 @@ def test_a_loader_that_may_never_end_is_spoken_of(monkeypatch: pytest.MonkeyPatc
     assert LoaderSource(Lengthless()).steps == len(list(Lengthless()))
     assert "has no length, and its batches are counted, 3 so far" in caplog.text
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [6]), (13, [6, 6, 6]), (99, [6, 6, 6])])
+def test_the_first_batches_are_those_that_are_trained_on_but_for_a_small_last_one(count: int, sizes: list[int]) -> None:
+    source = LoaderSource(list(zip(data(20)[0].split(6), data(20)[1].split(6), strict=True)))
+    found = first_batches(source, count)
+    assert [len(batch) for batch in found] == sizes
+    wanted = [inputs for inputs, *_ in source.batches(rng())]
+    assert all(torch.equal(batch, other) for batch, other in zip(found, wanted, strict=False))
+
+
+def test_the_first_batches_are_fewer_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "SAMPLES_BYTES", 100)
+    assert len(first_batches(TensorSource(*data(20), 6), 99)) == 2, "60 bytes each"

@@ -26,8 +26,6 @@ __all__ = ["WAYS", "Way", "make_evaluator"]
 Way = Literal["prefix", "batched", "racing", "precision"]
 WAYS: tuple[Way, ...] = get_args(Way)
 CHECKED_SAMPLES = 32
-NORM_BATCH, LEAST_NORM_BATCH = 256, 16
-"""Samples at a time that batch norms are measured on: as many as fit into the memory, in these bounds."""
 
 log = logging.getLogger("evoprune")
 
@@ -39,7 +37,7 @@ def make_evaluator(
     *,
     memory_mb: int = 1024,
     ways: Sequence[str] = WAYS,
-    norm_inputs: Tensor | None = None,
+    norm_batches: Sequence[Tensor] = (),
 ) -> Evaluator:
     """The fastest evaluator that fits model and score.
 
@@ -55,7 +53,7 @@ def make_evaluator(
             racing: a candidate stops when it can no longer reach the floor;
             precision: bfloat16, on hardware that computes in it and for models that are heavy, if it agrees
             with float32 on some samples; convolutions then run channels-last.
-        norm_inputs: (N, ...) training samples; where given, each candidate's batch norms are first measured on them,
+        norm_batches: (B, ...) training inputs; where given, each candidate's batch norms are first measured on them,
             and ways that candidates have in common are not taken.
 
     Raises:
@@ -66,13 +64,10 @@ def make_evaluator(
         raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
     if memory_mb < 1:
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
-    if norm_inputs is not None:
+    if norm_batches:
         alone = [way for way in ways if way not in ("prefix", "batched")]
         evaluator = make_evaluator(model, score, layers, memory_mb=memory_mb, ways=alone)
-        batch_size = NORM_BATCH
-        if isinstance(evaluator, SampledEvaluator):  # four of the largest values at once
-            batch_size = min(batch_size, max(LEAST_NORM_BATCH, evaluator.memory // (4 * evaluator.sample_bytes)))
-        return RecalibratedEvaluator(model, evaluator, norm_inputs, batch_size)
+        return RecalibratedEvaluator(model, evaluator, norm_batches)
     score = as_score(score)
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:

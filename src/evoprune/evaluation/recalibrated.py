@@ -5,12 +5,14 @@ Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruni
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from evoprune.core import Evaluator, Plans, Scores
 from evoprune.evaluation.reference import check_plans, masked
-from evoprune.surgery import batch_norms, recalibrate
+from evoprune.surgery import batch_norms, put_back, recalibrate, statistics_of
 
 __all__ = ["RecalibratedEvaluator"]
 
@@ -21,15 +23,14 @@ class RecalibratedEvaluator:
     Args:
         model: as found after every call.
         evaluator: scores the candidates; what it keeps must not depend on statistics.
-        inputs: (N, ...) training samples to measure on, augmented as in training.
-        batch_size: of them that run at a time at most.
+        batches: (B, ...) training inputs to measure on, augmented as in training.
 
     Attributes:
         peak_bytes: that of the evaluator.
     """
 
-    def __init__(self, model: nn.Module, evaluator: Evaluator, inputs: Tensor, batch_size: int = 256) -> None:
-        self.model, self.evaluator, self.inputs, self.batch_size = model, evaluator, inputs, batch_size
+    def __init__(self, model: nn.Module, evaluator: Evaluator, batches: Sequence[Tensor]) -> None:
+        self.model, self.evaluator, self.batches = model, evaluator, batches
 
     @property
     def samples(self) -> int:
@@ -48,19 +49,18 @@ class RecalibratedEvaluator:
         """
         candidates = check_plans(self.model, plans)
         dtype = getattr(self.evaluator, "dtype", torch.float32)
-        statistics = [buffer for norm in batch_norms(self.model) for buffer in norm.buffers()]
-        found = [buffer.clone() for buffer in statistics]
+        found = [(norm, statistics_of(norm)) for norm in batch_norms(self.model)]
         parts = []
         try:
             for candidate in range(candidates):
                 with masked(self.model, {name: masks[candidate] for name, masks in plans.items()}):
-                    recalibrate(self.model, self.inputs, self.batch_size, dtype)
+                    recalibrate(self.model, self.batches, dtype)
                 parts.append(self.evaluator({name: masks[candidate, None] for name, masks in plans.items()}, floor))
         finally:
-            for buffer, value in zip(statistics, found, strict=True):
-                buffer.copy_(value)
+            for norm, statistics in found:
+                put_back(norm, statistics)
         losses = [part.loss for part in parts if part.loss is not None]
-        measured = candidates * len(self.inputs) if losses else 0
+        measured = candidates * sum(map(len, self.batches)) if losses else 0
         return Scores(
             score=torch.cat([part.score for part in parts]),
             loss=torch.cat(losses) if losses else None,

@@ -52,14 +52,19 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     masks, costs = state.accepted.masks, runner.costs
     val_score = float(task.val_score(task.model))
     dense = dense.to(device_of(task.model))
-    try:
+
+    def sides() -> tuple[dict[str, Any], dict[str, Any]]:
         dense_side = side(task, dense, {}, state.dense_val_score, settings.model)
+        return dense_side, side(task, task.model, masks, val_score, settings.model)
+
+    try:
+        dense_side, pruned_side = sides()
     except EvopruneError as error:
         if runner.folder is not None or task.test_score is None:
             raise  # `resume` ends the run once the test score is mended
         log.warning("the result has no test score: %s", error)
         task.test_score = None
-        dense_side = side(task, dense, {}, state.dense_val_score, settings.model)
+        dense_side, pruned_side = sides()
     evaluated = getattr(task.val_score, "samples", 1)
     summary = {
         "model": settings.model,
@@ -73,7 +78,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "device": device_of(task.model).type,
         "versions": versions(),
         "dense": {key: dense_side[key] for key in ("val_score", "test_score", "weights", "file_bytes")},
-        "pruned": side(task, task.model, masks, val_score, settings.model),
+        "pruned": pruned_side,
         "budget": {
             "kind": costs.kind,
             "dense": costs.dense,

@@ -29,7 +29,7 @@ from evoprune.scoring import Accuracy, DataScore
 from evoprune.search import Population
 from evoprune.storage import save_tensors
 from evoprune.surgery import FineTuner, Tightening, apply_masks, batch_norms, recalibrate
-from evoprune.training import TensorSource, first_samples, reuse_freed_memory, set_memory_format
+from evoprune.training import TensorSource, first_batches, reuse_freed_memory, set_memory_format
 
 __all__ = ["Listener", "Runner"]
 
@@ -76,10 +76,10 @@ class Runner:
             self.teacher.eval()
             if isinstance(task.train, TensorSource):
                 task.train.cache_teacher_logits(self.teacher)
-        self.norm_inputs: Tensor | None = None
+        self.norm_batches: list[Tensor] = []
         if settings.recalibrate and task.train is not None and task.samples is not None:
             # Augmented as in training: on other images the model does not work with its own statistics either.
-            self.norm_inputs = first_samples(task.train, len(task.samples[0]))[0]
+            self.norm_batches = first_batches(task.train, len(task.samples[0]))
         self.last_snapshot = 0.0
         self.found: float | None = None  # score of the best candidate of this stage's search
         reuse_freed_memory()
@@ -142,7 +142,7 @@ class Runner:
         """The main loop: ask, evaluate, tell, append."""
         state, settings, begun = self.state, self.settings, time.perf_counter()
         search = make_search(
-            self.task, settings, state, stage, self.floor, self.costs, self._show_layers, self.norm_inputs
+            self.task, settings, state, stage, self.floor, self.costs, self._show_layers, self.norm_batches
         )
         counted = time.perf_counter()
         state.search_seconds += counted - begun
@@ -183,7 +183,7 @@ class Runner:
         score, found, dense = self.task.val_score, self.found, self.state.dense_val_score
         if not isinstance(score, Accuracy) or found is None or not score.is_guessing(found) or score.is_guessing(dense):
             return
-        if self.norm_inputs is None and self.task.train is not None and batch_norms(self.task.model):
+        if not self.norm_batches and self.task.train is not None and batch_norms(self.task.model):
             advice = "--recalibrate measures batch norms anew for each candidate, and may show which are better"
         else:
             advice = "smaller steps may help, such as --passes 0.5,0.8,0.9"
@@ -337,8 +337,8 @@ class Runner:
 
     def _recalibrate(self) -> None:
         """Measure batch norms anew after a change of masks, if the settings ask for it."""
-        if self.norm_inputs is not None:
-            recalibrate(self.task.model, self.norm_inputs)
+        if self.norm_batches:
+            recalibrate(self.task.model, self.norm_batches)
 
     # -- small things ------------------------------------------------------------------------------------
 

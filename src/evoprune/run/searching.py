@@ -42,7 +42,7 @@ PRIORITY_STREAM = 0xFFFF
 LOWEST_SHARE = 0.3
 """In one stage of the ladder a layer may become as thin as this share of the average."""
 NORM_SAMPLES = 512
-"""Of the samples that batch norms are measured on, those for a candidate."""
+"""Samples, or a batch more, that a candidate's batch norms are measured on; to screen it, one batch."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ def make_search(
     floor: float | None,
     costs: Costs,
     on_layer: Callable[[int], None],
-    norm_inputs: Tensor | None = None,
+    norm_batches: Sequence[Tensor] = (),
 ) -> Search:
     """The search of `stage`.
 
@@ -138,7 +138,7 @@ def make_search(
     a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
     What guidance says is kept in `state.advice`, and not asked for again where it is there.
     `on_layer` is told for how many layers the guidance has spoken, where that takes long.
-    With `norm_inputs` candidates are scored with batch norms measured on the first of them.
+    With `norm_batches` candidates are scored with batch norms measured on the first of them.
     """
     layers = resolve_layers(task.layers, stage.layers)
     if settings.preset == "original":
@@ -157,18 +157,19 @@ def make_search(
         set_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
 
-    inputs = None if norm_inputs is None else norm_inputs[:NORM_SAMPLES]
+    sizes = [len(batch) for batch in norm_batches]
+    few = [batch for number, batch in enumerate(norm_batches) if sum(sizes[:number]) < NORM_SAMPLES]
     memory_mb = settings.memory_mb // (1 + len(algorithm.screening))  # all keep what they have computed
 
-    def evaluator(score: Callable[..., float]) -> Evaluator:
+    def evaluator(score: Callable[..., float], norm_batches: Sequence[Tensor]) -> Evaluator:
         return make_evaluator(
             task.model, score, [layer.name for layer in layers], memory_mb=memory_mb, ways=settings.scoring,
-            norm_inputs=inputs,
+            norm_batches=norm_batches,
         )  # fmt: skip
 
     screeners: tuple[tuple[Evaluator, int], ...] = ()
     if isinstance(task.val_score, DataScore):
-        screeners = tuple((evaluator(task.val_score.part(share)), kept) for share, kept in algorithm.screening)
+        screeners = tuple((evaluator(task.val_score.part(share), few[:1]), kept) for share, kept in algorithm.screening)
 
     def fitness(scores: Scores, sparsity: Tensor) -> Tensor:
         if settings.preset == "original":
@@ -177,7 +178,7 @@ def make_search(
             return torch.stack([scores.score, sparsity], dim=1)
         return score_fitness(scores)
 
-    return Search(space, algorithm, evaluator(task.val_score), screeners, fitness, stage.target, front)
+    return Search(space, algorithm, evaluator(task.val_score, few), screeners, fitness, stage.target, front)
 
 
 def _kept_at(stage: Stage, layers: Sequence[Layer], costs: Costs, counts: Tensor) -> int:

@@ -5,14 +5,15 @@ Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruni
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evoprune.core import equal_parts
 from evoprune.scoring import device_of, evaluating, unwrapped
 
-__all__ = ["batch_norms", "recalibrate"]
+__all__ = ["batch_norms", "put_back", "recalibrate", "statistics_of"]
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -20,27 +21,44 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
 
 
-def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 256, dtype: torch.dtype = torch.float32) -> None:
-    """Running means and variances become averages over batches of `inputs`; nothing else changes, nothing is random.
+def recalibrate(model: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Running means and variances become averages over `batches`; nothing else changes, nothing is random.
+
+    Norms that the batches do not reach keep theirs; after an error all do.
 
     Args:
         model: changed in place; modes and momentum are left as found.
-        inputs: (N, ...) samples of the training data, two at least, on any device.
-        batch_size: samples at a time at most; batches are of equal size, and count alike.
+        batches: (B, ...) inputs of training, of about equal size, since they count alike; on any device.
         dtype: of the arithmetic; float32, or bfloat16 by autocast, channels-last.
     """
     model, device = unwrapped(model), device_of(model)
-    norms, rounded = batch_norms(model), dtype == torch.bfloat16
-    layout = torch.channels_last if rounded and inputs.dim() == 4 else torch.preserve_format
-    momentum = [norm.momentum for norm in norms]
-    with evaluating(model), torch.autocast(device.type, dtype=torch.bfloat16, enabled=rounded):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average over all batches
-            norm.train()
+    norms, rounded, reached = batch_norms(model), dtype == torch.bfloat16, False
+    momentum, found = [norm.momentum for norm in norms], [statistics_of(norm) for norm in norms]
+    # Without its cache, which would keep what it made of weights that change between calls.
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=rounded, cache_enabled=False)
+    with evaluating(model), autocast:
         try:
-            for part in equal_parts(len(inputs), batch_size):
-                model(inputs[part].to(device, copy=True, memory_format=layout))  # it may change them in place
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain average over all batches
+                norm.train()
+            for batch in batches:
+                layout = torch.channels_last if rounded and batch.dim() == 4 else torch.preserve_format
+                model(batch.to(device, copy=True, memory_format=layout))  # it may change them in place
+            reached = True
         finally:
-            for norm, value in zip(norms, momentum, strict=True):
-                norm.momentum = value
+            for norm, before, statistics in zip(norms, momentum, found, strict=True):
+                norm.momentum = before
+                if not reached or not norm.num_batches_tracked:
+                    put_back(norm, statistics)
+
+
+def statistics_of(norm: nn.Module) -> list[Tensor]:
+    """Copies of a batch norm's running statistics, for `put_back`."""
+    return [buffer.clone() for buffer in norm.buffers()]
+
+
+def put_back(norm: nn.Module, statistics: list[Tensor]) -> None:
+    """Give a batch norm the statistics that `statistics_of` found."""
+    for buffer, value in zip(norm.buffers(), statistics, strict=True):
+        buffer.copy_(value)

@@ -10,6 +10,7 @@ from evoprune.training.source import (
     LoaderSource,
     TensorSource,
     as_source,
+    first_batches,
     first_samples,
     is_pair,
 )
@@ -17,7 +18,7 @@ from evoprune.training.state import optimizer_from_tensors, optimizer_to_tensors
 
 __all__ = [
     "BatchSource", "FirstSteps", "LoaderSource", "Loss", "Optimizer", "OwnRandomState", "Precision", "Recipe",
-    "TensorSource", "as_source", "at_least_float32", "first_samples", "generators_of", "is_pair",
+    "TensorSource", "as_source", "at_least_float32", "first_batches", "first_samples", "generators_of", "is_pair",
     "optimizer_from_tensors", "optimizer_to_tensors", "repeatable", "reuse_freed_memory", "set_memory_format",
     "train_epoch",
 ]  # fmt: skip

@@ -255,6 +255,22 @@ def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(inputs)[:count], torch.cat(targets)[:count]
 
 
+def first_batches(source: BatchSource, count: int) -> list[Tensor]:
+    """Inputs of the first batches of an epoch, always the same ones, as they are trained on: `count` samples or more.
+
+    They are on the CPU; fewer where they would take more than `SAMPLES_BYTES`. A last batch of an epoch that is less
+    than half as large as the first is left out.
+    """
+    batches: list[Tensor] = []
+    for inputs, *_ in source.batches(torch.Generator().manual_seed(0)):
+        if batches and 2 * len(inputs) < len(batches[0]):
+            continue
+        batches.append(inputs.cpu())
+        if sum(map(len, batches)) >= count or sum(batch.nbytes for batch in batches) >= SAMPLES_BYTES:
+            break
+    return batches
+
+
 def is_pair(data: Any) -> bool:
     """Whether `data` is a pair of tensors: all inputs and targets, or a batch of them."""
     return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
