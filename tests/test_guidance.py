@@ -15,7 +15,7 @@ import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
 from evoprune.evaluation.moments import layer_moments
 from evoprune.guidance import NEED_SAMPLES, Advice, advise, learned
-from evoprune.guidance.evolved import evolved_ranks
+from evoprune.guidance.evolved import evolved_prices
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
@@ -396,9 +396,40 @@ def test_samples_are_left_as_found_by_a_model_that_changes_its_inputs(
 
 def test_what_is_pruned_has_no_evolved_rank(net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
-    found = evolved_ranks(net, layers, half(layers), samples[0], 0.1, (0,), lambda _: None)
+    found, _ = evolved_prices(net, layers, half(layers), samples[0], 0.1, (0,), lambda _: None)
     for name in ("first", "hidden", "last"):
         assert torch.equal(found[name] == -1, ~half(layers)[name])
+
+
+def test_evolved_prices_share_out_weights_by_what_outputs_lose() -> None:
+    """Of two layers the one whose weights say little loses more, whatever its size, and a price grows with the rank."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40))
+    with torch.no_grad():
+        model[1].weight.mul_(torch.rand(40, 40) ** 4)  # few of its weights make its outputs
+    layers = prunable_layers(model)
+    masks = {name: torch.ones(40, 40, dtype=torch.bool) for name in ("0", "1")}
+    inputs = torch.randn(500, 40)
+    advice = advise("none", model, layers, masks, nothing_left(masks), (inputs, torch.zeros(500)), 0.05, (0,))
+    assert advice is not None
+    assert advice.importance is not None
+    mask = advice.first_mask([1600, 1600], 800)
+    assert mask is not None
+    first, second = (int(part.sum()) for part in mask.split(1600))
+    assert first > 1.5 * second
+    for order, price in zip(advice.order.split(1600), advice.importance.split(1600), strict=True):
+        assert bool((price[order.argsort()].diff() >= 0).all())
+        assert float(price.min()) > 0
+
+
+def test_where_a_layer_cannot_be_watched_evolved_prices_are_not_compared() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 2, 3))
+    layers = prunable_layers(model)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    samples = torch.randn(50, 8), torch.zeros(50)
+    advice = advise("none", model, layers, masks, nothing_left(masks), samples, 0.1, (0,))
+    assert advice is not None
+    assert advice.importance is None
 
 
 def test_advice_of_wanda_is_wandas(net: Net, samples: tuple[Tensor, Tensor]) -> None:

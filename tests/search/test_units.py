@@ -175,7 +175,7 @@ def test_ranks_are_nested_masks_of_falling_size(
 ) -> None:
     weight, moment, _ = layer(units, inputs, seed)
     allowed = torch.rand(units, inputs, generator=rng(seed)) < allow
-    rank = nested_ranks(weight, moment, allowed, smallest, rng(seed), levels=4, generations=10)
+    rank, sizes, lost = nested_ranks(weight, moment, allowed, smallest, rng(seed), levels=4, generations=10)
     assert rank.shape == weight.shape
     assert bool((rank[~allowed] == -1).all())
     assert bool((rank[allowed] >= 0).all())
@@ -183,20 +183,23 @@ def test_ranks_are_nested_masks_of_falling_size(
     start = int(allowed.sum())
     for level in range(1, 5):
         expected = min(start, max(1, round(start * smallest ** (level / 4))))
-        assert int((rank >= level).sum()) == expected
+        assert int((rank >= level).sum()) == expected == sizes[level]
+        gone = weight * (allowed & (rank < level))
+        whole = float(output_error(weight * allowed, moment, torch.zeros_like(allowed)).sum())
+        assert lost[level] * whole == pytest.approx(float((gone * (gone @ moment)).sum()), rel=1e-3, abs=1e-3 * whole)
 
 
 def test_no_fraction_becomes_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moment, _ = layer(3, 8, 0)
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2**-24))
-    rank = nested_ranks(weight, moment, torch.ones(3, 8, dtype=torch.bool), 0.1, rng(0), generations=0)
+    rank, *_ = nested_ranks(weight, moment, torch.ones(3, 8, dtype=torch.bool), 0.1, rng(0), generations=0)
     assert float(rank.max()) < 7
     assert int((rank >= 1).sum()) < 24
 
 
 def test_ranks_order_weights_far_better_than_chance() -> None:
     weight, moment, _ = layer(8, 32, 2, correlated=2.0)
-    rank = nested_ranks(weight, moment, torch.ones(8, 32, dtype=torch.bool), 0.1, rng(0))
+    rank, *_ = nested_ranks(weight, moment, torch.ones(8, 32, dtype=torch.bool), 0.1, rng(0))
     for kept in (128, 64, 30):
         mask = rank >= rank.flatten().topk(kept).values[-1]
         random = sum(float(output_error(weight, moment, some(8, 32, kept, s)).sum()) for s in range(5)) / 5

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, generator
-from evoprune.guidance.evolved import evolved_ranks
+from evoprune.guidance.evolved import evolved_prices
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import CANDIDATES as LEARNED_CANDIDATES
 from evoprune.guidance.learned import SAMPLES as LEARNED_SAMPLES
@@ -35,7 +35,8 @@ LAST_STAGE = 1 << 15
 TIES = 0xFFFF
 """Place of the random stream that orders pruned weights, beside those of the layers."""
 COMPARABLE = ("magnitude", "gradient")
-"""Rules by which one threshold may cut all layers: magnitudes as LAMP scales them, gradients as they are."""
+"""Rules by which one threshold may cut all layers: magnitudes as LAMP scales them, gradients as they are. So may what is
+evolved, where it is in all layers."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def advise(
         EvopruneError: `kind` needs samples, and there are none.
     """
     candidates = scored = 0
+    comparable = kind in COMPARABLE
     if kind == "magnitude":
         values = magnitudes(model, layers)
     elif samples is None:
@@ -99,7 +101,7 @@ def advise(
             raise EvopruneError(f"guidance {kind!r} looks at data; there are no samples")
         return None
     elif kind == "none":
-        values = evolved_ranks(model, layers, masks, samples[0], smallest, seed_path, on_layer)
+        values, comparable = evolved_prices(model, layers, masks, samples[0], smallest, seed_path, on_layer)
     elif kind == "learned":
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path, memory_mb)
         candidates = len(layers) * LEARNED_CANDIDATES
@@ -110,7 +112,7 @@ def advise(
         values = wanda_scores(model, layers, samples[0])
     rng = generator(*seed_path, TIES)
     order = torch.cat([_even(values[layer.name], masks[layer.name], left[layer.name], rng) for layer in layers])
-    if kind not in COMPARABLE:
+    if not comparable:
         return Advice(order, None, candidates, scored)
     if kind == "magnitude":
         values = lamp_scores(values)

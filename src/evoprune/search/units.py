@@ -142,7 +142,7 @@ def nested_ranks(
     rng: torch.Generator,
     levels: int = 6,
     generations: int = 300,
-) -> Tensor:
+) -> tuple[Tensor, list[int], list[float]]:
     """In which order a layer's weights can go: masks of falling density, each evolved inside the one before.
 
     Args:
@@ -156,11 +156,13 @@ def nested_ranks(
 
     Returns:
         (U, D) float: the number of masks that a weight survived, with a random fraction in [0, 1) between
-        equals; -1 where not allowed.
+        equals; -1 where not allowed. Then of the allowed weights and of each mask the size, and the share of the
+        layer's output (of its sum of squares) that is lost with the rest.
     """
     fractions = torch.rand(weight.shape, generator=rng).clamp(max=1 - 2**-21)  # else float32 rounds to the next rank
     rank = torch.where(allowed, fractions, -1.0)
     outer, start = allowed, int(allowed.sum())
+    sizes, lost, whole = [start], [0.0], _error(weight * allowed, moment)
     for level in range(1, levels + 1):
         size = max(1, round(start * smallest ** (level / levels)))
         positions = outer.flatten().nonzero()[:, 0]
@@ -168,4 +170,11 @@ def nested_ranks(
         inner.view(-1)[positions[torch.randperm(len(positions), generator=rng)[:size]]] = True
         outer = evolve_units(weight, moment, inner, outer, generations, rng)
         rank[outer] += 1
-    return rank
+        sizes.append(int(outer.sum()))
+        lost.append(_error(weight * (allowed & ~outer), moment) / whole if whole else 0.0)
+    return rank, sizes, lost
+
+
+def _error(gone: Tensor, moment: Tensor) -> float:
+    """What the outputs lose with the weights (U, D) that are `gone`."""
+    return float((gone * (gone @ moment)).sum())
