@@ -35,8 +35,10 @@ LAST_STAGE = 1 << 15
 TIES = 0xFFFF
 """Place of the random stream that orders pruned weights, beside those of the layers."""
 COMPARABLE = ("magnitude", "gradient")
-"""Rules by which one threshold may cut all layers: magnitudes as LAMP scales them, gradients as they are. So may what is
-evolved, where it is in all layers."""
+"""Rules by which one threshold may cut all layers: magnitudes as LAMP scales them, gradients as they are.
+
+What is evolved may be cut so, too, where it is in all layers.
+"""
 
 
 @dataclass(frozen=True)
