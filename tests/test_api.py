@@ -998,8 +998,9 @@ def test_a_snapshot_that_cannot_be_written_says_how_to_go_on(tmp_path: Path, mon
 
 
 def test_without_epochs_recalibrated_norms_are_all_that_changes() -> None:
+    """Where the search has nothing to choose by; else it may choose others."""
     plain, anew = (
-        quick(model(), sparsity=0.6, finetune_epochs=0, final_epochs=0, recalibrate=recalibrate)
+        quick(model(), lambda _: 1.0, sparsity=0.6, finetune_epochs=0, final_epochs=0, recalibrate=recalibrate)
         for recalibrate in (False, True)
     )
     before, after = plain.model.state_dict(), anew.model.state_dict()
