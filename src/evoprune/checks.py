@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evoprune.core import EvopruneError, Layer, check_initialized, few, random_states, resolve_layers, said, weight_of
+from evoprune.core import EvopruneError, Layer, check_initialized, few, resolve_layers, said, weight_of
 from evoprune.evaluation.moments import layers_seen
 from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.scoring import Accuracy, CallableScore, DataScore, device_of
 from evoprune.surgery import batch_norms, recalibrate
-from evoprune.training import LoaderSource, Loss, TensorSource, at_least_float32, first_batches
+from evoprune.training import LoaderSource, Loss, OwnRandomState, TensorSource, at_least_float32, first_batches
 
 __all__ = [
     "check_dense", "check_guidance", "check_model", "check_state", "check_test",
@@ -210,7 +210,7 @@ def check_training(task: Task, settings: Settings) -> None:
     tried.train(epochs > 0)  # auxiliary outputs show only in train mode
     try:
         with (
-            random_states(device, 0),
+            OwnRandomState(0).active(),
             settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
         ):
             outputs = at_least_float32(tried(inputs.to(device, copy=True)))

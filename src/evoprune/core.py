@@ -9,9 +9,7 @@ Data flows one way: space -> genomes -> plans -> evaluator -> scores -> algorith
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
@@ -26,8 +24,7 @@ from torch.nn.parameter import UninitializedParameter
 __all__ = [
     "Evaluator", "EvopruneError", "Layer", "Masks", "Plans", "Scores",
     "check_initialized", "did_you_mean", "equal_parts", "few", "generator", "prefix_of",
-    "prunable_layers", "random_states", "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix",
-    "weight_of",
+    "prunable_layers", "resolve_layers", "said", "sparsity_of", "spread", "strip_module_prefix", "weight_of",
 ]  # fmt: skip
 
 _PREFIX = "module."
@@ -203,28 +200,6 @@ def sparsity_of(masks: Mapping[str, Tensor], layers: Iterable[Layer]) -> float:
     layers = list(layers)
     pruned = sum(int((~masks[layer.name]).sum()) for layer in layers if layer.name in masks)
     return pruned / sum(layer.size for layer in layers)
-
-
-@contextmanager
-def random_states(device: torch.device, seed: int) -> Iterator[None]:
-    """The global random states begin at `seed`, and are afterwards as before.
-
-    Those of torch on the CPU, and on `device` where that is a GPU, of numpy and of Python.
-    """
-    gpu = device.type == "cuda"
-    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if gpu else []):
-        torch.default_generator.manual_seed(seed)
-        if gpu:  # this one alone: torch.manual_seed would draw on all of them
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(of_numpy)  # noqa: NPY002
-            random.setstate(of_python)
 
 
 def generator(seed: int, *path: int) -> torch.Generator:

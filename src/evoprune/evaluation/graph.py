@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node, Tracer
 
-from evoprune.core import random_states, said
-from evoprune.scoring import device_of, eval_mode
+from evoprune.core import said
+from evoprune.scoring import eval_mode
+from evoprune.training import OwnRandomState
 
 __all__ = ["SplitGraph", "UnsplittableError", "has_varied_weight", "split_model"]
 
@@ -120,7 +121,7 @@ def _trace(root: nn.Module, varied: set[int]) -> tuple[Graph, dict[str, object]]
     found = [(own, dict(own)) for module in modules for own in (vars(module), *_registered(module))]
     before = set(vars(root))
     try:
-        with eval_mode(root), random_states(device_of(root), 0):
+        with eval_mode(root), OwnRandomState(0).active():
             graph = _Tracer(varied).trace(root, concrete_args=defaults or None)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy
         raise UnsplittableError(said(error)) from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evoprune.core import random_states
+from evoprune.training import OwnRandomState
 
 __all__ = ["device_of", "eval_mode", "evaluating", "layer_by_layer", "unwrapped"]
 
@@ -34,7 +34,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     device = device_of(model)
     with (
-        random_states(device, 0),
+        OwnRandomState(0).active(),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
         _full_float32(),

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_map_only
 
-from evoprune.core import EvopruneError, random_states, said
+from evoprune.core import EvopruneError, said
+from evoprune.training.random_state import OwnRandomState
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
@@ -52,7 +53,7 @@ def train_epoch(
     device = next(model.parameters()).device
     total, samples = torch.zeros((), device=device), 0
     model.train()
-    with torch.enable_grad(), random_states(device, rng.initial_seed()):
+    with torch.enable_grad(), OwnRandomState(rng.initial_seed()).active():
         for step, (images, targets, cached) in enumerate(source.batches(rng)):
             rate = recipe.learning_rate_at(min(1.0, (epoch + step / source.steps) / recipe.epochs))
             for group in optimizer.param_groups:
