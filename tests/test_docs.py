@@ -30,12 +30,20 @@ def code_of(text: str) -> list[str]:
     return [re.sub(r"\s#.*", "", line).strip().removeprefix(".venv/bin/") for line in (*lines, *spans)]
 
 
+def anchors_of(text: str) -> set[str]:
+    """What links may point to: headings in lower case, without marks, blanks as hyphens."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_commands_exist(page: Path) -> None:
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
+    for target, _, anchor in re.findall(r"\]\(([^)#\s]*)(#([^)\s]+))?\)", text):
         if "://" not in target and not target.startswith("mailto:"):
-            assert (page.parent / target).exists(), f"broken link {target}"
+            there = page.parent / target if target else page
+            assert there.exists(), f"broken link {target}"
+            assert not anchor or anchor in anchors_of(there.read_text()), f"broken link {target}#{anchor}"
     for line in code_of(text):
         words = line.split()
         if words[:1] == ["make"] and len(words) > 1:
@@ -62,4 +70,5 @@ def test_there_are_pages_and_commands() -> None:
     assert "--sparsity" in COMMANDS["prune"]
     assert code_of("runs `evoprune prune a\n--wrong` and `b`\n\n| `c` |\n| `d`") == ["evoprune prune a --wrong", *"bcd"]
     assert REQUIRED["train"] == {"--data", "--out"}
+    assert anchors_of("# A\n## To ship it: 2:4, `x`\n") == {"a", "to-ship-it-24-x"}
     assert {"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} <= {page.name for page in PAGES}

@@ -224,7 +224,8 @@ def resume(
 
     Args:
         out: the run folder.
-        model: needed, like `score`, `train` and `test`, for a run that was started from Python.
+        model: needed, like `score`, `train` and `test`, for a run that was started from Python; with any weights, since
+            the folder has the run's.
         score: as given to `prune`.
         train: as given to `prune`.
         test: as given to `prune`.
@@ -298,7 +299,8 @@ def finetune(
         learning_rate: highest of the schedule, which is that of the run's final epochs; the run's own by default.
         listener: called with every event of the journal, and with those to watch only (`evoprune.run.Listener`).
         command: what was typed, for the report.
-        model: needed, like `score`, `train` and `test`, for a run that was started from Python; it is not changed.
+        model: needed, like `score`, `train` and `test`, for a run that was started from Python; with any weights, and
+            it is not changed.
         score: as given to `prune`.
         train: as given to `prune`, or training data for a run that had none.
         test: as given to `prune`.
@@ -345,12 +347,13 @@ def evaluate(
     Args:
         run: a run folder, or the name of a shipped network (`evoprune.zoo.NETWORKS`).
         data: for a shipped network, as for `evoprune prune`; that of its model by default.
-        model: needed, like `score`, for a run that was started from Python; it is not changed.
+        model: needed, like `score`, for a run that was started from Python; with any weights, and it is not changed.
         score: as given to `prune`.
         test: as given to `prune`.
 
     Returns:
-        model, data, sparsity, nonzero_weights, val_score, test_score, and `recorded`, the same as written by the run.
+        model, data, val_score, test_score, weights, nonzero_weights, sparsity, file_bytes, and `recorded`, the same as
+        written by the run.
     """
     if not Path(run).exists():
         model, masks, metadata = load_network(str(run))

@@ -191,7 +191,9 @@ def resolve_layers(layers: Sequence[Layer], names: Iterable[str] | None) -> list
     for name in sorted(wanted - by_name.keys()):
         near = get_close_matches(name, by_name, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(list(by_name)[:10])};"
-        raise EvopruneError(f"unknown layer {name!r}; {hint} `evoprune layers MODEL` lists all")
+        raise EvopruneError(
+            f"unknown layer {name!r}; {hint} `evoprune layers MODEL` or evoprune.core.prunable_layers(model) lists all"
+        )
     return [layer for layer in layers if layer.name in wanted]
 
 

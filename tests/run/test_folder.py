@@ -210,7 +210,7 @@ def test_a_journal_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EvopruneError, match=r"No space left on device.*evoprune resume"):
+    with pytest.raises(EvopruneError, match=r"No space left on device.*resume the run"):
         journal.append({"n": 0})
 
 
@@ -326,6 +326,16 @@ def test_the_workers_of_a_loader_do_not_hold_the_lock(tmp_path: Path) -> None:
     finally:
         worker.kill()
         worker.join()
+
+
+def test_a_run_from_python_is_resumed_from_python(tmp_path: Path) -> None:
+    begun = SETTINGS.model_copy(update={"has_train": False})  # told apart from None
+    Folder.create(tmp_path / "run", begun).close()
+    said = rf"evoprune\.resume\('{tmp_path}/run', model, score, \.\.\.\)"
+    with pytest.raises(EvopruneError, match=f"{said}.*overwrite=True"):
+        Folder(tmp_path / "run").check_vacant(overwrite=False)
+    with pytest.raises(EvopruneError, match=said):
+        Folder(tmp_path / "run").read_result()
 
 
 def test_a_command_in_a_message_can_be_pasted(tmp_path: Path) -> None:

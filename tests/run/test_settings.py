@@ -129,6 +129,15 @@ def test_options_that_would_be_ignored_are_refused(given: dict[str, Any], says: 
         make_settings(model="m", **given)
 
 
+def test_lists_may_be_written_as_on_the_command_line() -> None:
+    found = make_settings(model="m", passes="0.6,1.0", scoring="prefix, racing")
+    assert (found.passes, found.max_drop, found.scoring) == ([0.6, 1.0], 0.75, ["prefix", "racing"])
+    assert make_settings(model="m", scoring="reference").scoring == []
+    for wrong in ({"passes": "0.6;1.0"}, {"scoring": "prefix,fast"}):
+        with pytest.raises(EvopruneError, match=f"--{next(iter(wrong))} '.*': expected"):
+            make_settings(model="m", **wrong)
+
+
 def test_passes_that_end_with_one_stop_at_a_floor() -> None:
     assert make_settings(model="m", passes=[0.6, 1.0]).max_drop == 0.75
     assert make_settings(model="m", passes=[0.6, 0.9]).max_drop is None

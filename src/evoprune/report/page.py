@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from evoprune.report import wording
 from evoprune.report.figures import Drawing, mask_drawings, run_drawings
 from evoprune.report.read import Run, read_run
 from evoprune.report.style import DARK, LIGHT, png
+from evoprune.run import Folder
 from evoprune.run.contradictions import ONLY_ORIGINAL
 from evoprune.run.records import ResultFile
 from evoprune.storage import write_atomic
@@ -235,7 +235,7 @@ def _warnings(run: Run) -> list[str]:
     if run.result is None:
         unfinished = (
             "This run is not finished. The page shows what its journal holds so far; nothing here is a"
-            f" final result. To continue it: evoprune resume {shlex.quote(str(run.folder))}"
+            f" final result. To continue it: {Folder(run.folder).resuming}"
         )
         return [unfinished, *run.warnings]
     ended = [] if run.result.status in (None, "complete") else [f"Note: {run.result.status}."]

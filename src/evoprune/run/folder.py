@@ -76,8 +76,8 @@ class Folder:
                 raise EvopruneError(f"{path} exists and is not a run folder; choose another --out")
             if begun and not overwrite:
                 raise EvopruneError(
-                    f"{path} already holds a run; go on with `evoprune resume {self.quoted}`, start over with"
-                    " --overwrite, or choose another --out"
+                    f"{path} already holds a run; go on with `{self.resuming}`, start over with --overwrite"
+                    " (overwrite=True), or choose another --out"
                 )
 
     @classmethod
@@ -128,22 +128,27 @@ class Folder:
             EvopruneError: the run has not ended, or the file is damaged.
         """
         if not self.result.exists():
-            raise EvopruneError(f"{self.path} has no result yet; finish the run with `evoprune resume {self.quoted}`")
+            raise EvopruneError(f"{self.path} has no result yet; finish the run with `{self.resuming}`")
         content = read_object(self.result, self.remedy)
         validated(ResultFile, content, str(self.result), self.remedy)
         return content
 
     @property
-    def quoted(self) -> str:
-        """Its path as a shell takes it."""
-        return quote(str(self.path))
+    def resuming(self) -> str:
+        """How a user goes on with the run; one from Python needs its model again."""
+        try:
+            from_python = json.loads(self.config.read_text())["has_train"] is not None
+        except (OSError, KeyError, TypeError, ValueError):
+            from_python = False
+        path = str(self.path)
+        return f"evoprune.resume({path!r}, model, score, ...)" if from_python else f"evoprune resume {quote(path)}"
 
     @property
     def remedy(self) -> str:
         """What to do where a file of the result is damaged or missing."""
         if self.before_finetune.exists():
             return "put it back from a copy: the run was fine-tuned later, and only this file tells how that ended"
-        return f"delete {self.result.name} and run `evoprune resume {self.quoted}` to write it again"
+        return f"delete {self.result.name} and run `{self.resuming}` to write it again"
 
     def _acquire(self) -> None:
         try:

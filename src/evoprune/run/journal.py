@@ -82,8 +82,8 @@ class Journal:
                 self.bytes = file.tell()
         except OSError as error:
             raise EvopruneError(
-                f"cannot write the journal: {error.strerror or error}; make room, then give the same"
-                " command again, or `evoprune resume` a run that has not ended"
+                f"cannot write the journal: {error.strerror or error}; make room, then resume the run, or"
+                " fine-tune it again"
             ) from error
 
 

@@ -438,7 +438,7 @@ class Runner:
             try:
                 save_state(self.state, self.folder.snapshot)
             except EvopruneError as error:
-                raise EvopruneError(f"{error}, then `evoprune resume {self.folder.quoted}`") from error
+                raise EvopruneError(f"{error}, then `{self.folder.resuming}`") from error
             self.last_snapshot = now
 
 

@@ -169,10 +169,10 @@ def make_settings(**given: Any) -> Settings:
     for name in given.keys() - Settings.model_fields.keys():
         hint = did_you_mean(name, Settings.model_fields) or "; leave it out"
         raise EvopruneError(f"{option_name(name)} {given[name]!r}: there is no such setting{hint}")
-    if isinstance(given.get("passes"), int | float):
-        given["passes"] = [given["passes"]]
-    if isinstance(given.get("passes"), tuple):
-        given["passes"] = list(given["passes"])
+    if "passes" in given:
+        given["passes"] = _passes(given["passes"])
+    if isinstance(given.get("scoring"), str):
+        given["scoring"] = _ways(given["scoring"])
     preset = given.get("preset", "default")
     model = BUILT_IN.get(given.get("model", ""))
     defaults = dict(PRESETS.get(preset, {})) | dict({} if model is None else model.pruning.get(preset, {}))
@@ -205,6 +205,26 @@ def _default_space(given: dict[str, Any], preset: str) -> dict[str, Any]:
     if given.get("guidance") != "gradient":
         return {}
     return {"space": "training" if given.get("finetune_epochs", 1) > 0 else "allocation"}
+
+
+def _passes(given: Any) -> Any:
+    """`0.6,1.0`, one number or several -> a list."""
+    if isinstance(given, str):
+        try:
+            return [float(part) for part in given.split(",")]
+        except ValueError:
+            raise EvopruneError(f"--passes {given!r}: expected numbers with commas, such as 0.6,1.0") from None
+    if isinstance(given, int | float):
+        return [given]
+    return list(given) if isinstance(given, tuple) else given
+
+
+def _ways(text: str) -> list[str]:
+    """`reference` or `prefix,racing` -> a list."""
+    ways = [] if text == "reference" else [way.strip() for way in text.split(",")]
+    if not set(ways) <= set(WAYS):
+        raise EvopruneError(f"--scoring {text!r}: expected reference alone, or some of {','.join(WAYS)}")
+    return ways
 
 
 def parse_duration(text: str) -> float:
