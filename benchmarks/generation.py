@@ -21,12 +21,13 @@ import torch
 from torch import nn
 
 from evoprune.core import generator, prunable_layers
-from evoprune.evaluation import make_evaluator, reuse_freed_memory
+from evoprune.evaluation import make_evaluator
 from evoprune.run.journal import Journal
 from evoprune.run.state import packed, unpacked
 from evoprune.scoring import Accuracy
 from evoprune.search import BudgetedBits, GenerationalGA, Population
 from evoprune.spaces import WeightSpace
+from evoprune.training import reuse_freed_memory
 
 SAMPLES = 5000
 GENERATIONS = {10**6: 30, 10**9: 3}

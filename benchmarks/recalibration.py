@@ -19,9 +19,8 @@ import torch
 from torch import nn
 
 from evoprune.core import Layer, Masks, generator, prunable_layers
-from evoprune.run.searching import NORM_SAMPLES
 from evoprune.run.settings import make_settings
-from evoprune.surgery import apply_masks, recalibrate
+from evoprune.surgery import NORM_SAMPLES, apply_masks, recalibrate
 from evoprune.tasks import SAMPLES
 from evoprune.training import TensorSource, first_batches
 from evoprune.zoo import Split, load_data, load_trained, measured_accuracy
@@ -55,12 +54,12 @@ def main() -> None:
     images = Split(data.val.inputs[: args.samples], data.val.targets[: args.samples])
     settings = make_settings(model=MODEL)
     source = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black)
-    augmented = first_batches(source.augmented(**settings.augmentation), SAMPLES)
+    shown_in_training = source.augmented(**settings.augmentation)
     rows = []
     whole = measured_accuracy(dense, images)
     images_for_norms = {
-        "augmented": augmented,
-        "candidate": augmented[: -(-NORM_SAMPLES // settings.batch_size)],
+        "augmented": first_batches(shown_in_training, SAMPLES),
+        "candidate": first_batches(shown_in_training, NORM_SAMPLES),
         "plain_images": list(data.train.inputs[:SAMPLES].split(settings.batch_size)),
     }
     for sparsity in args.sparsities:

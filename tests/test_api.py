@@ -29,7 +29,8 @@ from evoprune import EvopruneError, api, tasks
 from evoprune.core import generator
 from evoprune.evaluation import make_evaluator
 from evoprune.report import write_report
-from evoprune.run import Runner, time_limit
+from evoprune.run import Runner, searching, time_limit
+from evoprune.run.state import load_state, save_state
 from evoprune.run.time_limit import TimeLimit
 from evoprune.surgery import FineTuner
 
@@ -888,7 +889,7 @@ def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes(monkeypatch: pytes
     net = model()
     task = api.given_task(net, evoprune.accuracy(data()), data(), None, settings)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    runner = Runner(task, settings, None, 0.9)
+    runner = Runner(task, settings, None, 0.9, 0.0)
     seconds = runner.limit._epoch_seconds()
     assert seconds == 1 + 16, "scoring, and 16 steps"
     runner.state.finetune_epochs, runner.state.finetune_seconds = 2, seconds
@@ -896,6 +897,34 @@ def test_an_epoch_is_timed_by_a_few_steps_and_nothing_changes(monkeypatch: pytes
     runner.limit.settings = api.make_settings(model="m", time_limit_seconds=60, batch_size=4, first_size=3)
     assert runner.limit._epoch_seconds() == seconds, "but those so far were of small images"
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_the_clock_counts_what_comes_before_the_run_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, events = [0.0], list[dict[str, Any]]()
+
+    def score(net: nn.Module) -> float:
+        now[0] += 100
+        return margin(net)
+
+    for module in ("evoprune.api", "evoprune.run.runner"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    quick(model(), score, listener=events.append)
+    assert events[0]["seconds"] == 100, "scoring the dense model"
+
+
+def test_the_journals_clock_counts_later_fine_tuning_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(model(), out=tmp_path)
+    now, epoch = [0.0], FineTuner.epoch
+
+    def slow(*parts: Any, **named: Any) -> float:
+        now[0] += 100
+        return epoch(*parts, **named)
+
+    monkeypatch.setattr("evoprune.run.later.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(FineTuner, "epoch", slow)
+    evoprune.finetune(tmp_path, 1, model=model(), score=evoprune.accuracy(data()), train=data())
+    start, _, end = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()][-3:]
+    assert end["seconds"] - start["seconds"] == pytest.approx(100)
 
 
 def test_the_dense_model_is_checked(caplog: pytest.LogCaptureFixture) -> None:
@@ -993,7 +1022,7 @@ def test_a_snapshot_that_cannot_be_written_says_how_to_go_on(tmp_path: Path, mon
         raise EvopruneError("cannot write it: no space; free space or choose another place")
 
     monkeypatch.setattr("evoprune.run.runner.save_state", full)
-    with pytest.raises(EvopruneError, match=f"no space.*then `evoprune resume {tmp_path}`"):
+    with pytest.raises(EvopruneError, match=r"no space.*then `evoprune\.resume"):
         quick(model(), out=tmp_path)
 
 
@@ -2161,3 +2190,122 @@ def test_a_later_fine_tuning_ends_in_the_journal_when_its_files_are_there(
     evoprune.finetune(tmp_path, 1, model=model(), score=evoprune.accuracy(data()), train=data())
     assert seen == [ended]
     assert (tmp_path / "journal.jsonl").read_text().count("stage_end") == ended + 1
+
+
+@pytest.mark.parametrize("few", [[16], [16, 16]])
+def test_a_candidates_norms_are_measured_on_all_batches_and_to_screen_it_on_few(
+    few: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def watched(*parts: Any, norm_batches: Any = (), **rest: Any) -> Any:
+        seen.append([len(batch) for batch in norm_batches])
+        return make_evaluator(*parts, norm_batches=norm_batches, **rest)
+
+    monkeypatch.setattr("evoprune.run.searching.make_evaluator", watched)
+    monkeypatch.setattr("evoprune.run.searching.SCREENING_NORM_SAMPLES", sum(few))
+    monkeypatch.setattr("evoprune.run.runner.NORM_SAMPLES", 40)
+    quick(model(), passes=[0.5], algorithm="evopress", recalibrate=True, guidance="magnitude")
+    assert seen == [few, few, [16, 16, 16]]
+
+
+def test_batch_norms_are_not_measured_on_batches_that_spoil_the_dense_model(caplog: pytest.LogCaptureFixture) -> None:
+    """Batches of one class, say, as an unshuffled loader of a sorted folder gives them."""
+    inputs, targets = data()
+    dense = evoprune.accuracy(data())(model())
+    shifted = [(batch + 3, labels) for batch, labels in zip(inputs.split(32), targets.split(32), strict=True)]
+    options = {"passes": [0.5], "train": shifted, "finetune_epochs": 0, "final_epochs": 0, "guidance": "magnitude"}
+    statistics = model()[1].running_mean  # type: ignore[index, union-attr]
+    result = quick(model(), evoprune.loss((inputs, targets)), recalibrate=None, **options)
+    assert "candidates are scored with its own" in caplog.text
+    assert torch.equal(result.model[1].running_mean, statistics)  # type: ignore[index]
+    caplog.clear()
+    result = quick(model(), evoprune.loss((inputs, targets)), recalibrate=True, **options)
+    assert "are those batches like all of the data?" in caplog.text
+    assert not torch.equal(result.model[1].running_mean, statistics)  # type: ignore[index]
+    assert dense > 0
+
+
+def test_norms_are_measured_after_epochs_that_tighten() -> None:
+    result = quick(model(), passes=[0.5], final_epochs=0, recalibrate=True, **TIGHTENS)
+    found = result.model[0](data()[0]).mean((0, 2, 3))  # type: ignore[index]
+    torch.testing.assert_close(result.model[1].running_mean, found.detach(), rtol=1e-4, atol=1e-5)  # type: ignore[index]
+
+
+def test_a_later_stage_below_the_floor_is_not_trained_out_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimeLimit, "is_up", lambda _, tuned=False: tuned)
+    events: list[dict[str, Any]] = []
+
+    def score(net: nn.Module) -> float:
+        zeros = sum(int((net[layer].weight == 0).sum()) for layer in (0, 5))  # type: ignore[index]
+        return 1.0 if zeros < 50 else 0.5  # 37 of 123 in the first stage, 74 in the second
+
+    result = quick(model(), score, passes=[0.3, 0.6, 0.9], floor=0.9, listener=events.append)
+    assert [sum(e["event"] == "epoch" and e["stage"] == s for e in events) for s in range(3)] == [1, 1, 1]
+    assert result.sparsity == pytest.approx(37 / 123)
+    assert result.summary["status"].endswith("because the time was up")
+
+
+def test_final_epochs_that_were_cut_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimeLimit, "is_up", lambda *_, **__: False)
+    monkeypatch.setattr(TimeLimit, "epochs_left", lambda _, wanted: min(wanted, 1))
+    summary = quick(model(), passes=[0.5], finetune_epochs=0, final_epochs=3).summary
+    assert summary["finetune"]["epochs"] == 1
+    assert "the time was up" in summary["status"]
+
+
+@pytest.mark.parametrize(
+    ("floor", "status"), [(0.9, "the validation score 0.5000 is below the floor 0.9000"), (0.5, "complete")]
+)
+def test_a_model_below_its_floor_is_said_to_be(floor: float, status: str) -> None:
+    dense = margin(model())
+    options = {"preset": "original", "floor": floor}
+    result = quick(model(), lambda net: 1.0 if margin(net) == dense else 0.5, train=None, **options)
+    assert result.summary["status"] == status
+
+
+def test_the_clock_of_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "stage_start":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(model(), out=tmp_path, listener=stop)
+    snapshot = tmp_path / "state" / "snapshot.safetensors"
+    state = load_state(snapshot)
+    state.seconds = 1000.0
+    save_state(state, snapshot)
+    resumed = evoprune.resume(tmp_path, model(), evoprune.accuracy(data()), train=data())
+    assert resumed.summary["seconds"] >= 1000
+
+
+def test_the_time_of_a_search_has_its_guidance_and_that_of_fine_tuning_every_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, advise = [0.0], searching.advise
+
+    def slow(*given: Any) -> Any:
+        now[0] += 100
+        return advise(*given)
+
+    def score(_: nn.Module) -> float:
+        now[0] += 1
+        return 1.0
+
+    monkeypatch.setattr("evoprune.run.runner.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(searching, "advise", slow)
+    summary = quick(model(), score, passes=[0.5], guidance="magnitude", finetune_epochs=2).summary
+    assert summary["search"]["seconds"] == 100 + summary["search"]["evaluations"]
+    assert summary["finetune"] == {"epochs": 3, "seconds": 3}
+
+
+def test_a_candidate_of_guidance_is_one_evaluation_of_an_own_function() -> None:
+    search = quick(model(), margin, guidance="learned").summary["search"]
+    assert search["full_evaluations"] == search["evaluations"] > 800
+
+
+def test_an_unfinished_runs_journal_counts_evaluations_as_its_result_does() -> None:
+    events: list[dict[str, Any]] = []
+    summary = quick(model(), listener=events.append).summary
+    last = [event for event in events if event["event"] == "generation"][-1]
+    assert last["full_evaluations"] == summary["search"]["full_evaluations"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def trials(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
         return {trial["method"]: trial for trial in json.loads((tmp_path / "quality.json").read_text())["trials"]}
 
     return run
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in Path(quality.__file__).parent.glob("*.py")))
+def test_every_benchmark_can_be_imported(name: str) -> None:
+    import_module(name)
 
 
 def test_rules_train_as_often_as_the_search_beside_them(trials: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 import evoprune
 from evoprune.core import EvopruneError, Layer, prunable_layers, weight_of
 from evoprune.evaluation.moments import layer_moments
-from evoprune.guidance import NEED_SAMPLES, Advice, advise, learned
-from evoprune.guidance.evolved import evolved_prices
+from evoprune.guidance import NEED_SAMPLES, Advice, advise, choose, evolved, learned
+from evoprune.guidance.evolved import _prices, evolved_order
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import eliminate
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
@@ -167,7 +168,7 @@ def test_every_layer_keeps_its_most_important_weight() -> None:
     assert Advice(torch.zeros(7)).first_mask([2, 4, 1], 4) is None
 
 
-@pytest.mark.parametrize("kind", ["none", "wanda", "learned"])
+@pytest.mark.parametrize("kind", ["wanda", "learned"])
 def test_an_order_inside_layers_cuts_nothing(kind: str, net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
     advice = advise(kind, net, layers, half(layers), nothing_left(half(layers)), samples, 0.1, (0,))
@@ -396,9 +397,11 @@ def test_samples_are_left_as_found_by_a_model_that_changes_its_inputs(
 
 def test_what_is_pruned_has_no_evolved_rank(net: Net, samples: tuple[Tensor, Tensor]) -> None:
     layers = prunable_layers(net)
-    found, _ = evolved_prices(net, layers, half(layers), samples[0], 0.1, (0,), lambda _: None)
+    order, prices = evolved_order(net, layers, half(layers), samples[0], 0.1, (0,), lambda _: None)
     for name in ("first", "hidden", "last"):
-        assert torch.equal(found[name] == -1, ~half(layers)[name])
+        assert torch.equal(order[name] == -1, ~half(layers)[name])
+        assert torch.equal(prices[name] == -1, ~half(layers)[name])
+    assert "grouped" not in prices
 
 
 def test_evolved_prices_share_out_weights_by_what_outputs_lose() -> None:
@@ -422,12 +425,59 @@ def test_evolved_prices_share_out_weights_by_what_outputs_lose() -> None:
         assert float(price.min()) > 0
 
 
-def test_where_a_layer_cannot_be_watched_evolved_prices_are_not_compared() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 2, 3))
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ((0.05, 0.1, 0.25), [0.05, (0.05 * 0.1) ** 0.5, 0.1, 0.25, (0.25 * 0.625) ** 0.5, -1]),
+        ((0.1, 0.05, 0.15), [0.1, 0.1, 0.1, 0.15, (0.15 * 0.225) ** 0.5, -1]),  # 0.05 would be less than before
+        ((0.0, 0.0, 0.0), [0, 0, 0, 0, 0, -1]),
+    ],
+)
+def test_a_price_is_what_is_lost_a_weight_and_rises(steps: tuple[float, ...], expected: list[float]) -> None:
+    price = _prices(torch.tensor([[0.0, 0.5, 1.0, 2.0, 2.5, -1.0]]), steps)[0]
+    assert price.tolist() == pytest.approx(expected, rel=4e-3, abs=1e-20)
+    assert bool((price[:-1].diff() > 0).all())
+
+
+def test_where_a_step_is_cheaper_than_the_one_before_weights_go_in_the_evolved_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranks = torch.tensor([[0.5, 2.25], [1.75, 0.25]])
+    monkeypatch.setattr("evoprune.guidance.evolved.nested_ranks", lambda *_: (ranks, [0.3, 0.05, 0.15]))
+    layers = prunable_layers(nn.Sequential(nn.Linear(2, 2)))
+    masks = {"0": torch.ones(2, 2, dtype=torch.bool)}
+    model = nn.Sequential(nn.Linear(2, 2))
+    advice = advise("none", model, layers, masks, nothing_left(masks), (torch.randn(9, 2), torch.zeros(9)), 0.1, (0,))
+    assert advice is not None
+    assert advice.order.argsort().tolist() == [3, 0, 2, 1]
+    assert [int(mask.sum()) for keep in (1, 2, 3) if (mask := advice.first_mask([4], keep)) is not None] == [1, 2, 3]
+    assert advice.first_mask([4], 2).tolist() == [False, True, True, False]  # type: ignore[union-attr]
+
+
+def test_a_layer_that_cannot_be_watched_begins_as_dense_as_the_others_together() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8), nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 20, 3))
     layers = prunable_layers(model)
     masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks["3"][0] = False
     samples = torch.randn(50, 8), torch.zeros(50)
     advice = advise("none", model, layers, masks, nothing_left(masks), samples, 0.1, (0,))
+    assert advice is not None
+    sizes = [layer.size for layer in layers]
+    mask = advice.first_mask(sizes, 100)
+    assert mask is not None
+    kept = [int(part.sum()) for part in mask.split(sizes)]
+    assert kept[2] == pytest.approx(57 * 100 / 313, abs=1)
+    order, there = advice.order.split(sizes)[2], mask.split(sizes)[2]
+    assert float(order[there].min()) > float(order[~there].max())
+    assert not bool(there.view(20, 3)[0].any()), "what is pruned stays pruned"
+
+
+def test_where_no_layer_can_be_watched_nothing_is_compared() -> None:
+    model = nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 2, 3))
+    masks = {"1": torch.ones(2, 1, 3, dtype=torch.bool)}
+    samples = torch.randn(50, 8), torch.zeros(50)
+    advice = advise("none", model, prunable_layers(model), masks, nothing_left(masks), samples, 0.1, (0,))
     assert advice is not None
     assert advice.importance is None
 
@@ -455,3 +505,41 @@ def test_evolved_orders_keep_a_layers_output_closer_than_magnitudes() -> None:
         gone = torch.zeros(16 * 32).scatter(0, advice.order.argsort()[:256], 1.0).view(16, 32)
         distances[kind] = float((inputs @ (model[0].weight.detach() * gone).T).square().sum())
     assert distances["none"] < 0.8 * distances["magnitude"]
+
+
+@pytest.mark.parametrize(("most", "each"), [(500, 40), (10, 10)])
+def test_what_learned_scored_is_told(
+    most: int, each: int, net: Net, samples: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned, "SAMPLES", most)
+    monkeypatch.setattr(choose, "LEARNED_SAMPLES", most)
+    layers = prunable_layers(net)[-1:]
+    advice = advise("learned", net, layers, half(layers), nothing_left(half(layers)), samples, 0.1, (0,))
+    assert advice is not None
+    assert (advice.candidates, advice.samples) == (400, 400 * each)
+
+
+@pytest.mark.parametrize(("kind", "module", "name", "place"), [
+    ("none", evolved, "nested_ranks", 3), ("learned", learned, "eliminate", 2),
+])  # fmt: skip
+def test_guidance_goes_as_far_down_as_a_layer_may_thin(
+    kind: str, module: Any, name: str, place: int, net: Net, samples: tuple[Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen, original = [], getattr(module, name)
+
+    def watched(*given: Any, **options: Any) -> Any:
+        seen.append(given[place])
+        return original(*given, **options)
+
+    monkeypatch.setattr(module, name, watched)
+    layers = prunable_layers(net)[-1:]
+    advise(kind, net, layers, half(layers), nothing_left(half(layers)), samples, 0.37, (0,))
+    assert seen == [0.37]
+
+
+def test_credit_of_denser_company_counts_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "ROUNDS", 2)
+    values = iter([torch.arange(10.0), torch.arange(10.0).flip(0)])
+    found = eliminate(lambda m: (next(values) * ~m).sum(1), torch.ones(10, dtype=torch.bool), 1.0, rng(0))
+    torch.testing.assert_close(found, 1 + (9 - torch.arange(10.0)) / 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from evoprune.run import Folder, Result, Settings, Task, front_of, read_points
 from evoprune.run.task import Score
 from evoprune.scoring import DataScore, as_score
 from evoprune.surgery import load_masks
-from evoprune.surroundings import like, surroundings
+from evoprune.surroundings import surroundings
 from evoprune.tasks import device_named, given_task, load_weights, named_model, named_task, read_weights
 from evoprune.training import Loss
 
@@ -45,10 +45,6 @@ class Given:
     def with_copy(self) -> Given:
         """The same with a copy of the model, which may be changed."""
         return self if self.model is None else replace(self, model=copied(self.model))
-
-    def as_given(self) -> Callable[[nn.Module], None]:
-        """Gives a model what the given one has, such as its device."""
-        return (lambda _: None) if self.model is None else like(self.model)
 
     def check(self, **had: bool | None) -> None:
         """Whether what the run `had` is there again, and nothing else: it would end with something else.

@@ -120,18 +120,12 @@ def prune(
     folder = None if out is None else Path(out)
     if folder is not None:
         Folder(folder).check_vacant(overwrite)
-    as_given = like(model)
     with surroundings(chosen) as warned:
         _warn_of_defaults(score, train, loss, settings, chosen)
-        try:
-            task = given_task(model if inplace else copied(model), score, train, test, chosen, loss)
-            result = _begin(task, chosen, folder, overwrite, listener, warned)
-        except BaseException:
-            if inplace:
-                as_given(model)
-            raise
-        as_given(result.model)
-        return result
+        own = model if inplace else copied(model)
+        with like(model, own):
+            task = given_task(own, score, train, test, chosen, loss)
+            return _begin(task, chosen, folder, overwrite, listener, warned)
 
 
 def _chosen(
@@ -235,43 +229,39 @@ def resume(
     """
     given = Given(model, score, train, test, loss)
     with opened(out) as (folder, found):
-        as_given = given.as_given()
-        if not inplace:
-            given = given.with_copy()
-        if folder.result.exists():
-            result = recorded(folder, on_this_machine(found), given.model)
-            as_given(result.model)
-            return result
-        if folder.before_finetune.exists():
-            raise EvopruneError(
-                f"{folder.result} is missing, and the run was fine-tuned later, which going on from its own end would"
-                f" lose; put it back from a copy, or delete {folder.before_finetune} to go on all the same"
-            )
-        resumed = folder.snapshot.exists()
-        if resumed and not folder.dense.exists():
-            raise EvopruneError(
-                f"{folder.dense} is missing, the weights that the run began with; put it back from a copy, or start"
-                " over with --overwrite"
-            )
-        dense = read_weights(folder.dense) if folder.dense.exists() else None
-        given.check(train=found.has_train, test=found.has_test, loss=bool(found.has_loss))
-        task, settings = given.task(found, dense, folder.dense, same_data=True)
-        device = device_of(task.model).type
-        if settings.device_used not in (None, device):
-            raise EvopruneError(
-                f"the run began on {settings.device_used}, and would go on on {device} with other bits; resume it where"
-                " there is the same kind of device, a given model on it"
-            )
-        check_test(task)
-        dense_val_score = 0.0 if resumed else float(task.val_score(task.model))
-        try:
-            result = _carry_out(task, settings, folder, dense_val_score, listener, resumed)
-        except BaseException:
-            if inplace and model is not None:
-                as_given(model)
-            raise
-        as_given(result.model)
-        return result
+        own = given if inplace else given.with_copy()
+        with like(given.model, own.model):
+            return _go_on(own, folder, found, listener)
+
+
+def _go_on(given: Given, folder: Folder, found: Settings, listener: Listener | None) -> Result:
+    """The rest of a run, in the model that is given, if one is; of a run that has ended, what its folder holds."""
+    if folder.result.exists():
+        return recorded(folder, on_this_machine(found), given.model)
+    if folder.before_finetune.exists():
+        raise EvopruneError(
+            f"{folder.result} is missing, and the run was fine-tuned later, which going on from its own end would"
+            f" lose; put it back from a copy, or delete {folder.before_finetune} to go on all the same"
+        )
+    resumed = folder.snapshot.exists()
+    if resumed and not folder.dense.exists():
+        raise EvopruneError(
+            f"{folder.dense} is missing, the weights that the run began with; put it back from a copy, or start"
+            " over with --overwrite"
+        )
+    dense = read_weights(folder.dense) if folder.dense.exists() else None
+    given.check(train=found.has_train, test=found.has_test, loss=bool(found.has_loss))
+    task, settings = given.task(found, dense, folder.dense, same_data=True)
+    device = device_of(task.model).type
+    if settings.device_used not in (None, device):
+        raise EvopruneError(
+            f"the run began on {settings.device_used}, and would go on on {device} with other bits; resume it where"
+            " there is the same kind of device, a given model on it"
+        )
+    begun = time.perf_counter()
+    check_test(task)
+    dense_val_score = None if resumed else task.val_score(task.model)
+    return _carry_out(task, settings, folder, dense_val_score, begun, listener)
 
 
 def finetune(
@@ -309,12 +299,12 @@ def finetune(
     if not isinstance(epochs, int) or epochs < 1:
         raise EvopruneError(f"--epochs {epochs}: expected 1 or more")
     given = Given(model, score, train, test, loss)
-    with opened(run) as (folder, found):
+    with opened(run) as (folder, found), like(model, (own := given.with_copy()).model):
         summary = folder.read_result()
-        given.check(test=found.has_test, loss=bool(found.has_loss) if found.has_train else None)
+        own.check(test=found.has_test, loss=bool(found.has_loss) if found.has_train else None)
         weights = read_weights(folder.dense)
         settings = on_this_machine(found).model_copy(update={"final_epochs": epochs})  # which are checked
-        task, settings = given.with_copy().task(settings, weights, folder.dense)
+        task, settings = own.task(settings, weights, folder.dense)
         if task.train is None:
             raise EvopruneError("fine-tuning needs training data; pass `train`")
         check_test(task)
@@ -330,7 +320,6 @@ def finetune(
             command or f"evoprune.finetune({str(run)!r}, {epochs}, {learning_rate})", listener,
         )  # fmt: skip
         write_report(folder.path)
-        given.as_given()(result.model)
         return result
 
 
@@ -373,7 +362,7 @@ def evaluate(
 
 
 def _measured(settings: Settings, task: Task, masks: Masks, said: dict[str, Any]) -> dict[str, Any]:
-    measured = side(task, task.model, masks, float(task.val_score(task.model)), settings.model)
+    measured = side(task, task.model, masks, task.val_score(task.model), settings.model)
     return {"model": settings.model, "data": settings.data} | measured | {"recorded": said}
 
 
@@ -386,7 +375,7 @@ def _begin(
     show_dense(task)
     check_test(task)
     with warn_of_changing_buffers(task.model):
-        dense_val_score = float(task.val_score(task.model))
+        dense_val_score = task.val_score(task.model)
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)
     check_guidance(task, settings)
@@ -394,33 +383,30 @@ def _begin(
         most = max(settings.finetune_epochs, settings.final_epochs)  # fewer where little is lost, or the time is up
         recipes = [settings.recipe(epochs, "constant") for epochs in range(1, most + 1)]
         check_size_fits(task.model, task.samples[0], recipes)
-    anew = recalibrates(task, settings)
+    anew = recalibrates(task, settings, dense_val_score)
     found = {"recalibrate": anew, "device_used": device_of(task.model).type, "warnings": list(warned)}
     settings = settings.model_copy(update=found)
-    if out is None:
-        return _carry_out(task, settings, None, dense_val_score, listener, begun=begun)
-    folder = Folder.create(out, settings, overwrite)
+    folder = None if out is None else Folder.create(out, settings, overwrite)
     try:
-        return _carry_out(task, settings, folder, dense_val_score, listener, begun=begun)
+        return _carry_out(task, settings, folder, dense_val_score, begun, listener)
     finally:
-        folder.close()
+        if folder is not None:
+            folder.close()
 
 
 def _carry_out(
     task: Task,
     settings: Settings,
     folder: Folder | None,
-    dense_val_score: float,
+    dense_val_score: float | None,
+    begun: float,
     listener: Listener | None,
-    resumed: bool = False,
-    begun: float | None = None,
 ) -> Result:
-    """Run, finish, report. The run's clock began at `begun`, or begins now."""
-    begun = time.perf_counter() if begun is None else begun
+    """Run, finish, report; the arguments are those of `Runner`."""
     dense = copied(task.model).cpu()  # scored at the end alone
     if folder is not None and not folder.dense.exists():
         save_tensors(dense.state_dict(), folder.dense)
-    runner = Runner(task, settings, folder, dense_val_score, listener, resumed, begun)
+    runner = Runner(task, settings, folder, dense_val_score, begun, listener)
     runner.run()
     result = finish(runner, dense)
     if folder is not None:

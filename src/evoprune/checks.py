@@ -18,7 +18,7 @@ from evoprune.guidance import NEED_SAMPLES
 from evoprune.run import Settings, Task
 from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.scoring import Accuracy, CallableScore, DataScore, device_of
-from evoprune.surgery import batch_norms, recalibrate
+from evoprune.surgery import NORM_SAMPLES, batch_norms, recalibrate
 from evoprune.training import LoaderSource, Loss, OwnRandomState, TensorSource, at_least_float32, first_batches
 
 __all__ = [
@@ -36,6 +36,8 @@ IN_PERCENT = 1.5
 """A score above is no share of something."""
 LITTLE = 1e-3
 """Share of a score that nobody means when they name a drop."""
+SPOILED = 0.1
+"""Of an accuracy, or as a share of a higher score: what new statistics may cost the dense model."""
 NEGLIGIBLE = 0.02
 """Share of the parameters that may be left out without a word."""
 log = logging.getLogger("evoprune")
@@ -155,10 +157,11 @@ def check_test(task: Task) -> None:
             next(batches)
 
 
-def recalibrates(task: Task, settings: Settings) -> bool:
+def recalibrates(task: Task, settings: Settings, dense_val_score: float) -> bool:
     """Whether batch norms are measured anew; where it is not said, in a search of several layers at once.
 
     Of one layer the dense model's statistics are near enough, and its candidates are many times faster in one batch.
+    What the dense model itself scores so is looked at first: batches of one class, say, spoil it.
 
     Raises:
         EvopruneError: it is asked for and cannot be done: without batch norms, training data, or on one of its batches.
@@ -174,15 +177,23 @@ def recalibrates(task: Task, settings: Settings) -> bool:
         asked = settings.preset == "default" and not settings.tightens and several and enough and bool(norms)
     if not asked or task.train is None:
         return False
+    dense = copied(task.model)
     try:
-        recalibrate(copied(task.model), first_batches(task.train, 1))
-    except Exception as error:
-        cannot = f"batch norms cannot be measured on a batch of the training data ({said(error)})"
+        recalibrate(dense, first_batches(task.train, NORM_SAMPLES))
+    except EvopruneError as error:
         if settings.recalibrate:
-            raise EvopruneError(f"--recalibrate: {cannot}; leave it out") from error
-        log.warning("%s; candidates are scored with those of the dense model", cannot)
+            raise
+        log.warning("%s, which is done now", error)
         return False
-    return True
+    score = task.val_score(dense)
+    spoiled = dense_val_score - score > SPOILED * max(1.0, abs(dense_val_score))
+    if spoiled:
+        log.warning(
+            "with batch norms measured on the first batches of the training data the dense model scores %.4g instead of"
+            " %.4g; %s", score, dense_val_score,
+            "are those batches like all of the data?" if settings.recalibrate else "candidates are scored with its own",
+        )  # fmt: skip
+    return settings.recalibrate is True or not spoiled
 
 
 def check_training(task: Task, settings: Settings) -> None:

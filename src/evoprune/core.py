@@ -82,6 +82,11 @@ class Evaluator(Protocol):
         """N, the samples of one full evaluation (1 when the score is an opaque function)."""
         ...
 
+    @property
+    def peak_bytes(self) -> int:
+        """Highest memory of scoring so far, as the evaluator estimates it; 0 where it does not."""
+        ...
+
     def __call__(self, plans: Plans, floor: float = -float("inf")) -> Scores:
         """Score P candidates.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -76,25 +76,30 @@ def surroundings(settings: Settings) -> Iterator[list[str]]:
         torch.set_num_threads(before)
 
 
-def like(model: nn.Module) -> Callable[[nn.Module], None]:
-    """Remembers device, modes, gradients and memory layout of a model, to give them to it again, or to a pruned one."""
-    device = device_of(model)
-    modes = [module.training for module in model.modules()]
-    gradients = [parameter.grad for parameter in model.parameters()]
-    layout = torch.channels_last
-    last = [
-        p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=layout) for p in model.parameters()
-    ]
+@contextmanager
+def like(given: nn.Module | None, pruned: nn.Module | None) -> Iterator[None]:
+    """Afterwards `pruned`, a copy of `given` or itself, has the device, modes, gradients and layout that it has now.
 
-    def put_back(pruned: nn.Module) -> None:
+    After an error, too, for it may be the user's own model. Nothing happens where none is given.
+    """
+    if given is None or pruned is None:
+        yield
+        return
+    device, layout = device_of(given), torch.channels_last
+    modes = [module.training for module in given.modules()]
+    gradients = [parameter.grad for parameter in given.parameters()]
+    last = [
+        p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=layout) for p in given.parameters()
+    ]
+    try:
+        yield
+    finally:
         pruned.to(device)
         for module, training in zip(pruned.modules(), modes, strict=True):
             module.training = training
         for parameter, gradient, channels_last in zip(pruned.parameters(), gradients, last, strict=True):
             moved = None if gradient is None else gradient.to(parameter.device)  # the run may have taken it elsewhere
-            parameter.grad = moved if pruned is model else None
+            parameter.grad = moved if pruned is given else None
             if parameter.dim() == 4:
                 usual = layout if channels_last else torch.contiguous_format
                 parameter.data = parameter.data.contiguous(memory_format=usual)
-
-    return put_back

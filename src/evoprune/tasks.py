@@ -85,7 +85,8 @@ def named_task(
     """
     model = named_model(settings, weights, source)
     checkpoint = _checkpoint_of(settings)
-    resolve_layers(prunable_layers(model, settings.include_norm), settings.layers)  # before the data is loaded
+    layers = prunable_layers(model, settings.include_norm)
+    resolve_layers(layers, settings.layers)  # before the data is loaded
     name = settings.data or (BUILT_IN[settings.model].data if settings.model in BUILT_IN else None)
     if name is None:
         raise EvopruneError(f"no data for {settings.model!r}; pass --data NAME_OR_FOLDER")
@@ -117,7 +118,7 @@ def named_task(
     train = TensorSource(data.train.inputs, data.train.targets, settings.batch_size, fill=data.black, device=device)
     task = Task(
         model,
-        prunable_layers(model, settings.include_norm),
+        layers,
         Accuracy(data.val.inputs.to(device), data.val.targets.to(device)),
         train.augmented(**settings.augmentation) if settings.augmentation else train,
         first_samples(train, SAMPLES),

@@ -9,6 +9,7 @@ from torch import Tensor
 from evoprune.core import EvopruneError
 from evoprune.evaluation import ReferenceEvaluator, SampledEvaluator, make_evaluator
 from evoprune.evaluation.cache import SharedCache
+from evoprune.evaluation.memory import bytes_of
 from evoprune.evaluation.sampled import Needs
 from evoprune.scoring import Accuracy
 
@@ -78,6 +79,17 @@ def test_kept_values_stay_within_the_limit_and_are_computed_once() -> None:
         assert cache.get(1, lambda: compute(50))[0].numel() == 50
     assert calls == [60, 50, 50, 50]
     assert cache.bytes == 60
+
+
+def test_what_is_not_kept_counts_beside_what_is() -> None:
+    peaks = []
+    for fitting in (0, 1):
+        evaluator, plans, _ = evaluator_and_plans()
+        size = bytes_of(evaluator.runner.shared(evaluator.score.inputs[:50]))  # of each of four chunks
+        evaluator.cache = SharedCache(fitting * size)
+        evaluator(plans)
+        peaks.append(evaluator.peak_bytes)
+    assert peaks[1] - peaks[0] == size
 
 
 def test_the_prefix_runs_once_for_all_generations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,3 +102,10 @@ def test_what_another_equals_in_score_and_beats_in_sparsity_is_not_of_the_front(
     points = [Outcome(s, s, v, True, True) for s, v in ((0.5, 0.9), (0.6, 0.9), (0.6, 0.8), (0.7, 0.7), (0.4, 0.95))]
     found = non_dominated(points, lambda point: point.val_score)
     assert [(point.sparsity, point.val_score) for point in found] == [(0.4, 0.95), (0.6, 0.9), (0.7, 0.7)]
+
+
+def test_a_point_is_a_copy() -> None:
+    result = pruned(max_drop=15)
+    before = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+    assert all(result.point(index)[0] is not result.model for index in range(len(result.front)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in result.model.state_dict().items())

@@ -112,3 +112,26 @@ def test_a_search_sees_one_memory_layout_before_and_after_training() -> None:
     )  # fmt: skip
     assert searches == [True] * 8
     assert weight_of(result.model, "0").is_contiguous(memory_format=torch.channels_last)
+
+
+def test_half_way_the_scores_of_earlier_stages_play_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[float]] = []
+    epochs = 0
+
+    def hopeless(scores: list[float], *_: Any) -> bool:
+        asked.append(list(scores))
+        return False
+
+    def listen(event: dict[str, Any]) -> None:
+        nonlocal epochs
+        epochs = epochs + 1 if event["event"] == "epoch" else 0 if event["event"].startswith("stage") else epochs
+
+    def score(model: nn.Module) -> float:
+        return (0.5, 0.6, 0.7, 0.95)[epochs] if bool((weight_of(model, "0") == 0).any()) else 1.0
+
+    monkeypatch.setattr(runner, "is_hopeless", hopeless)
+    evoprune.prune(
+        net(), score, train=data(), passes=[0.3, 0.5, 0.9], finetune_epochs=1, final_epochs=2, floor=0.9,
+        listener=listen, **QUICK, **search(),
+    )  # fmt: skip
+    assert asked == [[0.5, 0.6]] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -245,3 +246,10 @@ def test_every_stage_of_a_front_is_polished() -> None:
     assert len(stages) > 1
     assert not any(stage.only_below_floor for stage in stages)
     assert all(stage.final_epochs for stage in stages)
+
+
+def test_steps_are_wide_while_much_is_left_and_narrow_later() -> None:
+    left = [1.0, *(1 - target for target in targets(play(sparsity=0.98)[0]))]
+    steps = [after / before for before, after in pairwise(left)]
+    assert steps[:-1] == pytest.approx([0.35 if before > 0.15 else 0.7 for before in left[:-2]])
+    assert len(steps) == 7

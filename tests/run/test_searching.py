@@ -18,7 +18,7 @@ from evoprune.guidance.learned import CANDIDATES
 from evoprune.guidance.magnitude import lamp_scores, magnitudes
 from evoprune.run import searching
 from evoprune.run.objective import mixed_fitness, score_fitness, slack
-from evoprune.search import BudgetedBits, Population, Shares, lexicographic_order, make_algorithm
+from evoprune.search import BudgetedBits, InTurn, Population, Shares, lexicographic_order, make_algorithm
 from evoprune.spaces import WeightSpace
 from evoprune.surgery import global_threshold
 
@@ -170,7 +170,9 @@ def test_screening_leaves_the_best() -> None:
     search = searching.Search(
         space, algorithm, counted, ((counted, 3), (counted, 2)), lambda s, _: s.score[:, None], 0.5
     )
-    kept, traits = search._screened(genomes, {"row": torch.arange(6)}, searching.Scored())
+    scored = searching.Scored()
+    kept, traits = search._screened(genomes, {"row": torch.arange(6)}, scored)
+    assert scored.samples == 12
     assert traits["row"].tolist() == kept.sum(1).sub(1).tolist() == [4, 5]
 
 
@@ -297,3 +299,100 @@ def test_the_original_thinks_nothing_of_candidates_below_its_floor() -> None:
 def test_the_original_begins_as_sparse_as_it_is_told(share: float) -> None:
     first = generations_of_the_original(initial_sparsity=share)[0]["candidates"]["sparsity"]
     assert sum(first) / len(first) == pytest.approx(share, abs=0.1)
+
+
+@pytest.mark.parametrize("guidance", ["none", "magnitude"])
+def test_a_search_of_weights_has_the_start_and_the_order_of_its_guidance(
+    guidance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, begun, advise = [], [], searching.advise
+
+    def advised(*given: Any) -> Any:
+        told.append(advise(*given))
+        return told[-1]
+
+    def watched(sizes: Any, keep: int, start: Tensor, priority: Any = None, **options: Any) -> BudgetedBits:
+        begun.append((start, priority))
+        return BudgetedBits(sizes, keep, start, priority, **options)
+
+    monkeypatch.setattr(searching, "advise", advised)
+    monkeypatch.setattr(searching, "BudgetedBits", watched)
+    pruned(passes=[0.6], guidance=guidance)
+    ((start, priority),) = begun
+    assert torch.equal(start, told[0].first_mask([160, 40], 80))
+    assert torch.equal(priority, told[0].order)
+
+
+def test_the_worst_survivor_is_the_floor_of_the_next_candidates() -> None:
+    floors: list[float] = []
+
+    def counted(plans: Plans, floor: float = -float("inf")) -> Scores:
+        floors.append(floor)
+        score = plans["a"].flatten(1).double() @ torch.arange(6.0).double()
+        return Scores(score, None, torch.ones(len(score), dtype=torch.bool), 6)
+
+    algorithm = make_algorithm("ga", BudgetedBits((6,), 3, torch.ones(6, dtype=torch.bool)), 4)
+    space, rng = WeightSpace([Layer("a", "Linear", (1, 6))]), torch.Generator().manual_seed(0)
+    search = searching.Search(space, algorithm, counted, (), lambda s, _: s.score[:, None], 0.5)  # type: ignore[arg-type]
+    population, _ = search.generation(None, rng)
+    search.generation(population, rng)
+    assert floors == [-float("inf"), float(population.fitness[:, 0].min())]
+
+
+@pytest.mark.parametrize("space", ["allocation", "mixture"])
+def test_what_was_said_reaches_every_algorithm_of_a_space(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def algorithm(name: str, genes: Any, size: int, **rates: float) -> Any:
+        seen.append((name, size, rates, type(genes).__name__))
+        return make_algorithm(name, genes, size, **rates)
+
+    monkeypatch.setattr(searching, "make_algorithm", algorithm)
+    options = {"population": 5, "crossover_rate": 0.3, "generations": 4, "guidance": "magnitude"}
+    pruned(passes=[0.5], space=space, algorithm="ga", **options)
+    assert all(found[:3] == ("ga", 5, {"crossover_rate": 0.3}) for found in seen)
+    assert {found[3] for found in seen} == ({"Shares", "BoundarySwaps"} if space == "mixture" else {"Shares"})
+
+
+@pytest.mark.parametrize(("algorithm", "turn"), [("ga", 3), ("steady", 7)])
+def test_a_mixture_searches_budgets_for_half_of_its_generations(
+    algorithm: str, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+
+    def watched(first: Any, second: Any, turn: int) -> InTurn:
+        turns.append(turn)
+        return InTurn(first, second, turn)
+
+    monkeypatch.setattr(searching, "InTurn", watched)
+    options = {"population": 6, "generations": 6, "guidance": "magnitude"}
+    pruned(passes=[0.6], space="mixture", algorithm=algorithm, **options)
+    assert turns == [turn]
+
+
+def test_nsga2_spreads_from_what_is_there_to_the_target() -> None:
+    events: list[dict[str, Any]] = []
+    pruned(passes=[0.7], algorithm="nsga2", population=8, guidance="magnitude", listener=events.append)
+    first = next(e for e in events if e["event"] == "generation")["candidates"]["sparsity"]
+    assert first[0] == 0, "the start"
+    assert len(set(first)) >= 6
+    assert max(first) <= 0.7
+
+
+def test_a_front_ends_with_its_best_at_the_target_or_where_none_is_there_with_its_sparsest() -> None:
+    fitness = torch.tensor([[0.9, 0.3], [0.6, 0.6], [0.7, 0.5], [0.5, 0.45]], dtype=torch.float64)
+    population = Population(torch.zeros(4, 1), fitness, {"sparsity": fitness[:, 1]})
+    search = searching.Search(None, None, None, (), None, 0.5, front=True)  # type: ignore[arg-type]
+    assert search.best(population) == 2
+    assert search.best(population.take(torch.tensor([0, 3]))) == 1
+
+
+@pytest.mark.parametrize(("target", "below"), [(0.5, 1e-3), (0.9, 1e-3), (0.95, 5e-4), (0.99, 1e-4)])
+def test_a_thousandth_or_a_hundredth_of_what_stays_may_be_missing(target: float, below: float) -> None:
+    assert slack(target) == pytest.approx(below)
+
+
+def test_the_original_crosses_and_mutates_as_often_as_it_is_told() -> None:
+    still = generations_of_the_original(initial_sparsity=0.3, crossover_rate=0.0, mutation_rate=0.0)
+    first = set(still[0]["candidates"]["sparsity"])
+    assert all(set(event["candidates"]["sparsity"]) <= first for event in still)

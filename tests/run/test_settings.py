@@ -195,3 +195,14 @@ def test_the_original_has_one_algorithm_and_one_space(given: dict[str, str]) -> 
     assert make_settings(model="m", preset="original").algorithm == "ga"
     with pytest.raises(EvopruneError, match="use --preset default"):
         make_settings(model="m", preset="original", **given)
+
+
+def test_the_default_in_figures() -> None:
+    """As the command's help says."""
+    found = make_settings(model="m")
+    assert (found.population, found.generations, found.crossover_rate, found.mutation_rate) == (12, 5, 0.8, 0.002)
+    assert (found.finetune_epochs, found.final_epochs, found.batch_size, found.distill) == (2, 8, 128, 0.5)
+    assert (found.optimizer, found.learning_rate, found.weight_decay) == ("adam", 3e-3, 0)
+    assert (found.finetune_schedule, found.final_schedule) == ("constant", "cosine")
+    assert (found.algorithm, found.guidance, found.space, found.memory_mb) == ("steady", "none", "weights", 1024)
+    assert found.scoring == ["prefix", "batched", "racing", "precision"]

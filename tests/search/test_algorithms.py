@@ -469,3 +469,14 @@ def test_pbil_learns_from_the_better_half_alone(later: bool) -> None:
     chances = pbil.tell(before, candidates).state["chances"]
     expected = torch.where(first, 0.75, 0.25)
     torch.testing.assert_close(chances, expected)
+
+
+def test_the_first_population_is_not_screened() -> None:
+    algorithm = EvoPress(Shares(4), 8)
+    assert not algorithm.screens(None)
+    assert algorithm.screens(evolve(algorithm, 0)[-1])
+
+
+def test_no_score_is_too_low_for_the_original() -> None:
+    algorithm = OriginalGA(8, 4)
+    assert algorithm.floor(evolve(algorithm, 1)[-1]) == -math.inf

@@ -91,3 +91,12 @@ def test_a_child_takes_half_of_the_exchanges_that_lead_to_its_father() -> None:
 def test_rates_are_shares(options: dict[str, float]) -> None:
     with pytest.raises(EvopruneError, match="above 0"):
         genes([4], [2], **options)
+
+
+def test_a_bred_child_has_half_of_what_sets_its_parents_apart() -> None:
+    operator = genes([2000], [1000], reach=1.0, swap_rate=0.5)
+    genomes, _ = operator.first(2, rng())
+    quiet = Population(genomes, torch.zeros(2, 1), {"swap_rate": torch.full((2,), 1e-4)})
+    (child,), _ = operator.breed(quiet, torch.tensor([0]), torch.tensor([1]), rng(1))
+    apart = genomes[0] != genomes[1]
+    assert 0.4 < float((child == genomes[1])[apart].double().mean()) < 0.6

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evoprune.core import EvopruneError
-from evoprune.search import BudgetedBits, Genes, Population, Shares, share_budget
+from evoprune.search import BoundarySwaps, BudgetedBits, Genes, Population, Shares, blocks, share_budget
 from evoprune.search.self_adaptation import adapted, trades
 
 from .conftest import even_ranks, rng
@@ -244,3 +244,51 @@ def test_a_mutation_rate_outside_is_refused(rate: float) -> None:
 def test_wrong_shares_are_refused() -> None:
     with pytest.raises(EvopruneError, match="lowest must be between 0 and 1, not 0"):
         Shares(3, lowest=0.0)
+
+
+def test_genomes_made_in_several_blocks_are_those_of_a_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 38 genes of one row, and of 20 of two, of which the last has one."""
+    monkeypatch.setattr(blocks, "BLOCK", 40)
+    priority, sizes = even_ranks(SIZES, 5), torch.tensor(SIZES)
+    genes = dense(20, priority=priority, mutation_rate=0.0)
+    first, traits = genes.first(5, rng())
+    given_ = Population(first, torch.zeros(5, 1), traits)
+    bred, later = genes.breed(given_, torch.arange(5), torch.arange(5), rng(1))
+    for genomes, keys, found in ((first, priority.expand(5, -1), traits), (bred, first + priority, later)):
+        counts = share_budget(found["log_share"], sizes, sizes, 20).tolist()
+        for genome, key, count in zip(genomes, keys, counts, strict=True):
+            for part, own, kept in zip(genome.split(SIZES), key.split(SIZES), count, strict=True):
+                assert set(part.nonzero()[:, 0].tolist()) == set(own.topk(kept).indices.tolist())
+    drawn, traits = genes.sample(torch.full((COUNT,), 0.3), 5, rng(2))
+    counts = share_budget(traits["log_share"], sizes, sizes, 20).tolist()
+    assert [[int(part.sum()) for part in genome.split(SIZES)] for genome in drawn] == counts
+
+
+def test_a_sample_shares_the_budget_as_the_chances_add_up() -> None:
+    genes = dense(110, (300, 30), budget_step=0.0)
+    genomes, _ = genes.sample(genes.chances(), 4, rng())
+    assert [[int(part.sum()) for part in genome.split((300, 30))] for genome in genomes] == [[100, 10]] * 4
+
+
+def test_a_child_has_half_of_its_layers_shares_from_each_parent() -> None:
+    genes = dense(500, (10,) * 200, budget_step=0.0)
+    genomes, traits = genes.first(2, rng())
+    shares = {"log_share": torch.stack([torch.zeros(200), torch.ones(200)])}
+    given_ = Population(genomes, torch.zeros(2, 1), {**traits, **shares})
+    child = genes.breed(given_, torch.tensor([0]), torch.tensor([1]), rng(1))[1]["log_share"][0]
+    assert set(child.tolist()) == {0.0, 1.0}
+    assert 0.35 < float(child.mean()) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("genes", "name"),
+    [(dense(20), "budget_step"), (dense(20), "mutation_rate"), (Shares(4), "step"),
+     (BoundarySwaps((30,), torch.arange(30), torch.arange(30) < 10), "swap_rate")],
+)  # fmt: skip
+def test_a_child_inherits_its_mothers_step_a_little_changed(genes: Genes, name: str) -> None:
+    plain = population(genes, 2, 0)
+    given_ = Population(plain.genomes, plain.fitness, {**plain.traits, name: torch.tensor([0.05, 0.1])})
+    mothers = torch.arange(2).repeat_interleave(200)
+    found = genes.breed(given_, mothers, 1 - mothers, rng(1))[1][name].view(2, 200)
+    assert found.log().median(1).values.tolist() == pytest.approx([math.log(0.05), math.log(0.1)], abs=0.2)
+    assert len(found.unique()) > 300

@@ -175,18 +175,24 @@ def test_ranks_are_nested_masks_of_falling_size(
 ) -> None:
     weight, moment, _ = layer(units, inputs, seed)
     allowed = torch.rand(units, inputs, generator=rng(seed)) < allow
-    rank, sizes, lost = nested_ranks(weight, moment, allowed, smallest, rng(seed), levels=4, generations=10)
+    rank, steps = nested_ranks(weight, moment, allowed, smallest, rng(seed), levels=4, generations=10)
     assert rank.shape == weight.shape
     assert bool((rank[~allowed] == -1).all())
     assert bool((rank[allowed] >= 0).all())
     assert bool((rank[allowed] < 5).all())
-    start = int(allowed.sum())
-    for level in range(1, 5):
-        expected = min(start, max(1, round(start * smallest ** (level / 4))))
-        assert int((rank >= level).sum()) == expected == sizes[level]
+    start, lost = int(allowed.sum()), 0.0
+    whole = float(output_error(weight * allowed, moment, torch.zeros_like(allowed)).sum())
+    for level in range(1, 6):
+        expected = 0 if level == 5 else min(start, max(1, round(start * smallest ** (level / 4))))
+        assert int((rank >= level).sum()) == expected
         gone = weight * (allowed & (rank < level))
-        whole = float(output_error(weight * allowed, moment, torch.zeros_like(allowed)).sum())
-        assert lost[level] * whole == pytest.approx(float((gone * (gone @ moment)).sum()), rel=1e-3, abs=1e-3 * whole)
+        lost += steps[level - 1] * int((allowed & (rank >= level - 1) & (rank < level)).sum())
+        assert lost * whole == pytest.approx(float((gone * (gone @ moment)).sum()), rel=1e-3, abs=1e-3 * whole)
+
+
+def test_a_layer_without_outputs_loses_nothing() -> None:
+    _, steps = nested_ranks(torch.zeros(3, 4), torch.eye(4), torch.ones(3, 4, dtype=torch.bool), 0.1, rng(0), levels=2)
+    assert steps == [0, 0, 0]
 
 
 def test_no_fraction_becomes_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evoprune.core import EvopruneError
 from evoprune.surgery import batch_norms, recalibrate
 
 
@@ -60,7 +61,7 @@ def test_nothing_else_changes_and_nothing_is_random() -> None:
 def test_a_model_that_breaks_keeps_its_momentum_and_its_statistics() -> None:
     net = model()
     before = copy.deepcopy(net.state_dict())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(EvopruneError, match=r"cannot be measured.*RuntimeError.*--no-recalibrate"):
         recalibrate(net, [inputs(), torch.zeros(4, 2, 5, 5)])
     assert [norm.momentum for norm in batch_norms(net)] == [0.1, 0.1, 0.3]
     assert net.training
@@ -104,3 +105,33 @@ def test_the_inputs_stay_as_they_are_where_the_model_changes_its_own() -> None:
     before = given.clone()
     recalibrate(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1)), [given])
     assert torch.equal(given, before)
+
+
+class Fixed(nn.BatchNorm2d):
+    """As in detection models: in eval mode whatever is asked."""
+
+    def train(self, mode: bool = True) -> Fixed:  # noqa: ARG002
+        return super().train(False)
+
+
+@pytest.mark.parametrize("kind", ["module", "model", "flag"])
+def test_norms_that_training_keeps_fixed_are_left_alone_and_work_as_ever(kind: str) -> None:
+    torch.manual_seed(0)
+    norm = Fixed(1) if kind == "module" else nn.BatchNorm2d(1)
+    norm.running_mean.fill_(5.0)  # type: ignore[union-attr]
+    norm.running_var.fill_(4.0)  # type: ignore[union-attr]
+
+    class Net(nn.Sequential):
+        def train(self, mode: bool = True) -> Net:
+            super().train(mode)
+            if kind == "model":
+                norm.eval()
+            return self
+
+    net = Net(norm, nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3))
+    norm.track_running_stats = kind != "flag"  # set late: its statistics are used, and never move
+    assert batch_norms(net) == [net[2]]
+    recalibrate(net, [inputs()])
+    assert float(norm.running_mean) == 5.0  # type: ignore[arg-type]
+    expected = net[1]((inputs() - 5) / 2).mean((0, 2, 3))
+    torch.testing.assert_close(net[2].running_mean, expected.detach(), rtol=1e-4, atol=1e-4)

@@ -139,3 +139,11 @@ def test_a_model_that_is_one_layer_goes_on_too() -> None:
     again.load_state(whole.state())
     assert again.step == 10
     assert torch.equal(after(again, 20)[""], after(whole, 20)[""])
+
+
+def test_a_tenth_of_what_is_left_goes_at_a_time() -> None:
+    tight = shown(tightening(model(), 60, 500))
+    while not tight.is_due:
+        tight.step += 1
+    assert tight.step == 20
+    assert sum(int(mask.sum()) for mask in tight.tightened().values()) == 808

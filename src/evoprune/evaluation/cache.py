@@ -35,6 +35,10 @@ class SharedCache:
             self.bytes += size
         return values
 
+    def __contains__(self, chunk: int) -> bool:
+        """Whether the values of a chunk are kept."""
+        return chunk in self._kept
+
     def clear(self) -> None:
         """Forget everything."""
         self._kept.clear()

@@ -19,7 +19,7 @@ from evoprune.evaluation.recalibrated import RecalibratedEvaluator
 from evoprune.evaluation.reference import ReferenceEvaluator, masked
 from evoprune.evaluation.runners import BatchRunner, OneByOne, candidate_weights
 from evoprune.evaluation.sampled import Needs, SampledEvaluator
-from evoprune.scoring import DataScore, as_score, device_of, evaluating, largest_numel, unwrapped
+from evoprune.scoring import CallableScore, DataScore, as_score, device_of, evaluating, largest_numel, unwrapped
 
 __all__ = ["WAYS", "Way", "make_evaluator"]
 
@@ -64,11 +64,20 @@ def make_evaluator(
         raise EvopruneError(f"unknown scoring method {min(unknown)!r}; choose from {', '.join(WAYS)}")
     if memory_mb < 1:
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
-    if norm_batches:
-        alone = [way for way in ways if way not in ("prefix", "batched")]
-        evaluator = make_evaluator(model, score, layers, memory_mb=memory_mb, ways=alone)
-        return RecalibratedEvaluator(model, evaluator, norm_batches)
-    score = as_score(score)
+    taken = [way for way in ways if not (norm_batches and way in ("prefix", "batched"))]
+    plain = _plain_evaluator(model, as_score(score), layers, memory_mb, taken)
+    evaluator = RecalibratedEvaluator(model, plain, norm_batches) if norm_batches else plain
+    if "precision" in ways and isinstance(plain, SampledEvaluator):
+        scores = evaluator.sample_scores if isinstance(evaluator, RecalibratedEvaluator) else plain.sample_scores
+        if bfloat16_suits(plain, scores, model, layers):
+            plain.dtype = torch.bfloat16
+    return evaluator
+
+
+def _plain_evaluator(
+    model: nn.Module, score: DataScore | CallableScore, layers: Sequence[str], memory_mb: int, ways: Sequence[str]
+) -> ReferenceEvaluator | SampledEvaluator:
+    """The fastest that computes in float32, with the batch norms that the model has."""
     weights = {id(weight_of(model, name)) for name in layers}
     if not isinstance(score, DataScore) or not ways or not layers:
         return ReferenceEvaluator(model, score)
@@ -96,13 +105,10 @@ def make_evaluator(
         log.warning("candidates are scored one by one, which is slower: the model cannot be split: %s", reasons[0])
     if len(reasons) == len(makers):
         return ReferenceEvaluator(model, score)
-    evaluator = SampledEvaluator(
+    return SampledEvaluator(
         model, score, layers, runner, needs, memory_mb=memory_mb,
         keep_shared="prefix" in ways, racing="racing" in ways, together="batched" in ways,
     )  # fmt: skip
-    if "precision" in ways and bfloat16_suits(evaluator, model, layers):
-        evaluator.dtype = torch.bfloat16
-    return evaluator
 
 
 def _some_inputs(score: DataScore) -> Tensor:
@@ -145,7 +151,7 @@ def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner:
         shape = weight_of(model, name).shape
         masks[name] = torch.ones(3, *shape, dtype=torch.bool)
         masks[name][1:] = torch.rand(2, *shape, generator=rng) < 0.7
-    inputs = _some_inputs(score).to(device_of(model))
+    inputs, alive = _some_inputs(score).to(device_of(model)), list[int]()
     with evaluating(model):
         wanted = []
         for candidate in range(3):
@@ -153,7 +159,7 @@ def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner:
                 wanted.append(model(inputs.clone()))
                 score.check_outputs(wanted[-1], len(inputs))
         try:
-            shared = runner.shared(inputs.clone())
+            shared = runner.shared(inputs.clone(), lambda values: alive.append(bytes_of(values)))
             weights = candidate_weights(model, masks)
             two = {key: weight[:2] for key, weight in weights.items()}
             # Both from the same kept values: an operation in place must not have changed them.
@@ -171,4 +177,4 @@ def _compared(model: nn.Module, score: DataScore, layers: Sequence[str], runner:
     samples = len(inputs)
     flops = counter.get_total_flops() / ((3 + 2) * samples)
     peak, kept = max(1, runner.peak_numel // (2 * samples)), bytes_of(shared) // 4 // samples
-    return Needs(peak, kept, flops, runner.shared_numel // samples)
+    return Needs(peak, kept, flops, max(alive) // 4 // samples)

@@ -81,7 +81,7 @@ class FirstConv:
         """Candidates' filters (P, O, C, kernel height, kernel width) -> (P*B, O, H, W)."""
         candidates, out = weight.shape[:2]
         bias = self.module.bias
-        column = torch.zeros(out) if bias is None else bias.detach()
+        column = weight.new_zeros(out) if bias is None else bias.detach()
         filters = torch.cat([weight.flatten(2), column.expand(candidates, out)[..., None]], dim=2)
         if self.activation == "tanh":
             filters = 2 * filters

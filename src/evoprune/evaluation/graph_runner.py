@@ -20,8 +20,7 @@ from evoprune.evaluation.first_conv import FirstConv
 from evoprune.evaluation.fusion import activation_of, first_conv, folded_norm, is_owned, pool_of
 from evoprune.evaluation.graph import SplitGraph, UnsplittableError, has_varied_weight
 from evoprune.evaluation.kernels import Weights, average_pool, call_layer, tanh_, tanh_average_pool
-from evoprune.evaluation.memory import bytes_of
-from evoprune.evaluation.runners import Shared
+from evoprune.evaluation.runners import Shared, Watch
 from evoprune.scoring import device_of
 
 __all__ = ["GraphRunner"]
@@ -55,7 +54,6 @@ class GraphRunner:
 
     Attributes:
         peak_numel: numbers in the largest value of the last run.
-        shared_numel: numbers in all values that were alive at once while the last `shared` was computed.
     """
 
     def __init__(self, split: SplitGraph, weights: set[int]) -> None:
@@ -65,23 +63,22 @@ class GraphRunner:
         self.on_cpu = device_of(split.root).type == "cpu"
         self.first: dict[Node, FirstConv] = {}
         self.steps = self._plan()
-        self.peak_numel = self.shared_numel = 0
-        kept = {*split.frontier, *(node.all_input_nodes[0] for node in self.first)}
-        last = {source: node for node in split.shared for source in node.all_input_nodes if source not in kept}
+        self.peak_numel = 0
         self.spent: dict[Node, list[Node]] = defaultdict(list)  # shared node -> values that nobody reads after it
+        last = {source: node for node in split.shared for source in node.all_input_nodes}
         for source, node in last.items():
-            self.spent[node].append(source)
+            if source not in split.frontier:
+                self.spent[node].append(source)
 
-    def shared(self, inputs: Tensor) -> Shared:
+    def shared(self, inputs: Tensor, watch: Watch = lambda _: None) -> Shared:
         """Values of the frontier, and the patches of first convolutions that run as matrix products."""
         values: dict[Node, Any] = {}
-        self.shared_numel = 0
         for node in self.split.shared:
             if node.op == "placeholder":
                 values[node] = node.args[0] if values else inputs
             else:
                 values[node] = self._call(node, *map_arg((node.args, node.kwargs), values.__getitem__))
-            self.shared_numel = max(self.shared_numel, bytes_of(list(values.values())) // 4)
+            watch(list(values.values()))
             for source in self.spent[node]:
                 del values[source]
         patches = {node: conv.patches(values[node.all_input_nodes[0]]) for node, conv in self.first.items()}

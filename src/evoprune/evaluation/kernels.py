@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["average_pool", "call_layer", "call_linear", "call_with", "has_hooks", "tanh_", "tanh_average_pool"]
+from evoprune.scoring import CONVOLUTIONS
+
+__all__ = ["average_pool", "call_layer", "call_with", "has_hooks", "tanh_", "tanh_average_pool"]
 
 Weights = Mapping[int, Tensor]
 """id of a parameter -> its values for P candidates, (P, *shape)."""
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def call_layer(module: nn.Module, weights: Weights, given: Tensor, varied: bool, candidates: int) -> Tensor:

@@ -5,12 +5,12 @@ Nothing here is measured with a clock, so that the same run on the same machine 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from evoprune.core import generator, weight_of
+from evoprune.core import Plans, generator, weight_of
 from evoprune.evaluation.sampled import SampledEvaluator
 
 __all__ = ["bfloat16_suits"]
@@ -22,15 +22,20 @@ TOLERANCE = 0.01
 """The scores may differ by this, and by this share of float32's."""
 
 
-def bfloat16_suits(evaluator: SampledEvaluator, model: nn.Module, layers: Sequence[str]) -> bool:
-    """Whether bfloat16 is fast here and agrees with float32 on the scores of a few random candidates."""
+def bfloat16_suits(
+    evaluator: SampledEvaluator,
+    sample_scores: Callable[[Plans, torch.dtype], Tensor],
+    model: nn.Module,
+    layers: Sequence[str],
+) -> bool:
+    """Whether bfloat16 is fast here and agrees with float32 on the `sample_scores` of a few random candidates."""
     if not _computes_in_bfloat16(evaluator.device) or evaluator.sample_flops < LEAST_FLOPS:
         return False
     rng = generator(0)
     plans = {name: torch.rand(CANDIDATES, *weight_of(model, name).shape, generator=rng) < 0.8 for name in layers}
-    exact = evaluator.sample_scores(plans, torch.float32)
+    exact = sample_scores(plans, torch.float32)
     try:
-        rounded = evaluator.sample_scores(plans, torch.bfloat16)
+        rounded = sample_scores(plans, torch.bfloat16)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # of an operation that autocast does not know, or of a user's code that wants float32

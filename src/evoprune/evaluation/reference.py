@@ -23,6 +23,8 @@ class ReferenceEvaluator:
         score: any callable model -> float, or a score built from data.
     """
 
+    peak_bytes = 0
+
     def __init__(self, model: nn.Module, score: Callable[[nn.Module], Any]) -> None:
         self.model, self.score = model, as_score(score)
         if isinstance(self.score, DataScore):
@@ -31,7 +33,7 @@ class ReferenceEvaluator:
     @property
     def samples(self) -> int:
         """N for a score built from data, else 1."""
-        return self.score.samples if isinstance(self.score, DataScore) else 1
+        return self.score.samples
 
     def __call__(self, plans: Plans, floor: float = -float("inf")) -> Scores:  # noqa: ARG002
         """Score P candidates; all are scored in full.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from evoprune.core import Plans, weight_of
 from evoprune.evaluation.kernels import Weights, call_with
 
-__all__ = ["BatchRunner", "OneByOne", "Shared", "candidate_weights"]
+__all__ = ["BatchRunner", "OneByOne", "Shared", "Watch", "candidate_weights"]
 
 Shared = list[Any]
 """What candidates have in common on one batch."""
+Watch = Callable[[list[Any]], None]
 
 
 class BatchRunner(Protocol):
@@ -21,14 +23,15 @@ class BatchRunner(Protocol):
 
     Attributes:
         peak_numel: elements of the largest value of the last batch, all candidates together.
-        shared_numel: elements of all values alive at once while the last batch's `shared` was computed.
     """
 
     peak_numel: int
-    shared_numel: int
 
-    def shared(self, inputs: Tensor) -> Shared:
-        """What all candidates have in common on (B, ...) inputs; it may be kept for later calls."""
+    def shared(self, inputs: Tensor, watch: Watch = lambda _: None) -> Shared:
+        """What all candidates have in common on (B, ...) inputs; it may be kept for later calls.
+
+        `watch` is told after every operation which values are alive.
+        """
         ...
 
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:
@@ -51,11 +54,11 @@ class OneByOne:
 
     def __init__(self, model: nn.Module, largest: int) -> None:
         self.model, self.largest = model, largest  # numbers of the largest value for one sample
-        self.peak_numel = self.shared_numel = 0
+        self.peak_numel = 0
 
-    def shared(self, inputs: Tensor) -> Shared:
+    def shared(self, inputs: Tensor, watch: Watch = lambda _: None) -> Shared:
         """The inputs themselves."""
-        self.shared_numel = inputs.numel()
+        watch([inputs])
         return [inputs]
 
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:

@@ -68,7 +68,7 @@ class SampledEvaluator:
         cache: the kept values; `cache.bytes` of memory.
         peak_bytes: highest memory so far of kept values, candidates' weights and a block's values, estimated.
         dtype: of the arithmetic; float32, or bfloat16 by autocast.
-        block_rows: candidates times samples that run at once; halved when an allocation fails.
+        block_rows: candidates times samples that run at once; smaller once an allocation has failed.
         sample_flops: floating-point operations that one candidate needs for one sample.
     """
 
@@ -199,7 +199,7 @@ class SampledEvaluator:
             each = self.score.values(outputs, expected), self.score.losses(outputs, expected)
             sums.append(torch.stack([found.sum(-1, dtype=torch.float64) for found in each]))
             first += block
-        self._note_memory(weights, shared, len(rows))
+        self._note_memory(weights, None if index in self.cache else shared, len(rows))
         values, losses = torch.cat(sums, dim=1)
         return values, losses
 
@@ -241,11 +241,12 @@ class SampledEvaluator:
         self.chunk = max(1, self.chunk // 2)
         self.cache.clear()
 
-    def _note_memory(self, weights: dict[int, Tensor], shared: Any, samples: int) -> None:
+    def _note_memory(self, weights: dict[int, Tensor], beside: Any, samples: int) -> None:
+        """`beside` is what candidates share now and the cache does not keep."""
         # A value, what it is made of, and a scratch copy; or all that was alive before the candidates came.
         block = max(3 * self.sample_bytes * self.block_rows, self.shared_bytes * samples)
-        kept = max(self.cache.bytes, bytes_of(shared))
-        self.peak_bytes = max(self.peak_bytes, kept + bytes_of(list(weights.values())) + block)
+        used = self.cache.bytes + bytes_of(beside) + bytes_of(list(weights.values())) + block
+        self.peak_bytes = max(self.peak_bytes, used)
 
     def _hardest_first(self) -> Tensor:
         """Order of the samples by the dense model's falling loss; equal ones stay in place."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer, Masks, generator
-from evoprune.guidance.evolved import evolved_prices
+from evoprune.guidance.evolved import evolved_order
 from evoprune.guidance.gradient import gradient_effects
 from evoprune.guidance.learned import CANDIDATES as LEARNED_CANDIDATES
 from evoprune.guidance.learned import SAMPLES as LEARNED_SAMPLES
@@ -34,11 +34,6 @@ LAST_STAGE = 1 << 15
 """No stage has a higher number."""
 TIES = 0xFFFF
 """Place of the random stream that orders pruned weights, beside those of the layers."""
-COMPARABLE = ("magnitude", "gradient")
-"""Rules by which one threshold may cut all layers: magnitudes as LAMP scales them, gradients as they are.
-
-What is evolved may be cut so, too, where it is in all layers.
-"""
 
 
 @dataclass(frozen=True)
@@ -95,31 +90,44 @@ def advise(
         EvopruneError: `kind` needs samples, and there are none.
     """
     candidates = scored = 0
-    comparable = kind in COMPARABLE
+    comparable: Mapping[str, Tensor] = {}  # by which one threshold may cut all layers
     if kind == "magnitude":
         values = magnitudes(model, layers)
+        comparable = lamp_scores(values)
     elif samples is None:
         if kind in NEED_SAMPLES:
             raise EvopruneError(f"guidance {kind!r} looks at data; there are no samples")
         return None
     elif kind == "none":
-        values, comparable = evolved_prices(model, layers, masks, samples[0], smallest, seed_path, on_layer)
+        values, comparable = evolved_order(model, layers, masks, samples[0], smallest, seed_path, on_layer)
     elif kind == "learned":
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path, memory_mb)
         candidates = len(layers) * LEARNED_CANDIDATES
         scored = candidates * min(len(samples[0]), LEARNED_SAMPLES)
     elif kind == "gradient":
-        values = gradient_effects(model, layers, *samples, loss or F.cross_entropy)
+        values = comparable = gradient_effects(model, layers, *samples, loss or F.cross_entropy)
     else:
         values = wanda_scores(model, layers, samples[0])
     rng = generator(*seed_path, TIES)
-    order = torch.cat([_even(values[layer.name], masks[layer.name], left[layer.name], rng) for layer in layers])
-    if not comparable:
-        return Advice(order, None, candidates, scored)
-    if kind == "magnitude":
-        values = lamp_scores(values)
-    kept = (torch.where(masks[layer.name], values[layer.name], -1.0).flatten() for layer in layers)
-    return Advice(order, torch.cat(list(kept)))
+    orders = {layer.name: _even(values[layer.name], masks[layer.name], left[layer.name], rng) for layer in layers}
+    importance = torch.cat(_in_all_layers(comparable, orders, masks)) if comparable else None
+    return Advice(torch.cat(list(orders.values())), importance, candidates, scored)
+
+
+def _in_all_layers(comparable: Mapping[str, Tensor], orders: Mapping[str, Tensor], masks: Masks) -> list[Tensor]:
+    """(N,) values of each layer's weights, -1 where they are pruned.
+
+    A layer that has none gets those of all others, evenly, in its own order: one threshold leaves it as dense as them.
+    """
+    found = {name: torch.where(masks[name], values, -1.0).flatten() for name, values in comparable.items()}
+    if orders.keys() > comparable.keys():
+        known = torch.cat([values[values >= 0] for values in found.values()]).sort().values
+        for name in orders.keys() - comparable.keys():
+            mask = masks[name].flatten()
+            rank = orders[name][mask].argsort().argsort()
+            found[name] = torch.full(mask.shape, -1.0, dtype=known.dtype)
+            found[name][mask] = known[rank * len(known) // max(1, len(rank))]
+    return [found[name] for name in orders]
 
 
 def _even(values: Tensor, mask: Tensor, left: Tensor, rng: torch.Generator) -> Tensor:

@@ -16,13 +16,15 @@ from evoprune.core import Layer, Masks, generator, weight_of
 from evoprune.evaluation.moments import layer_moments
 from evoprune.search.units import nested_ranks
 
-__all__ = ["evolved_prices"]
+__all__ = ["evolved_order"]
 
 CHEAPEST = 1e-30
 """A price above zero, for what costs nothing."""
+DEARER = 1e-3
+"""By this share at least what survives a mask more is dearer, so that one price never cuts against the order."""
 
 
-def evolved_prices(
+def evolved_order(
     model: nn.Module,
     layers: Sequence[Layer],
     masks: Masks,
@@ -30,47 +32,52 @@ def evolved_prices(
     smallest: float,
     seed_path: tuple[int, ...],
     on_layer: Callable[[int], None],
-) -> tuple[dict[str, Tensor], bool]:
-    """Layer name -> what each weight is worth, of the weight's shape, and whether that means something in all layers.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """In which order each layer's weights can go, and what they are worth.
 
-    Where a layer's inputs cannot be had (see `layer_moments`), it is random. `on_layer` is told how many layers are
-    done.
+    `on_layer` is told how many layers are done.
+
+    Returns:
+        Layer name -> numbers of the weight's shape that rise with the order, random where the layer's inputs cannot be
+        had (see `layer_moments`); and of the other layers -> prices, which rise with it, too.
     """
     moments = layer_moments(model, [layer.name for layer in layers], inputs)
 
-    def evolved(index: int, layer: Layer) -> Tensor:
+    def evolved(index: int, layer: Layer) -> tuple[Tensor, Tensor | None]:
         rng = generator(*seed_path, index)
         weight = weight_of(model, layer.name).detach().cpu().float()
         if layer.name not in moments:
-            return torch.rand(weight.shape, generator=rng)
+            return torch.rand(weight.shape, generator=rng), None
         mask = masks[layer.name].flatten(1)
-        ranks, sizes, lost = nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng)
-        return _prices(ranks, sizes, lost).view_as(weight)
+        ranks, steps = nested_ranks(weight.flatten(1), moments[layer.name], mask, smallest, rng)
+        return ranks.view_as(weight), _prices(ranks, steps).view_as(weight)
 
     # Operations of some microseconds each: several threads do better with a layer each than together.
     threads = torch.get_num_threads()
+    order, prices = dict[str, Tensor](), dict[str, Tensor]()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            prices = {}
-            for layer, found in zip(layers, pool.map(evolved, range(len(layers)), layers), strict=True):
-                prices[layer.name] = found
-                on_layer(len(prices))
-            return prices, moments.keys() >= prices.keys()
+            found = pool.map(evolved, range(len(layers)), layers)
+            for layer, (ranks, worth) in zip(layers, found, strict=True):
+                order[layer.name] = ranks
+                if worth is not None:
+                    prices[layer.name] = worth
+                on_layer(len(order))
     finally:
         torch.set_num_threads(threads)  # what was set last is what later threads begin with
+    return order, prices
 
 
-def _prices(ranks: Tensor, sizes: Sequence[int], lost: Sequence[float]) -> Tensor:
-    """What a weight costs when it goes in its turn: the share of the output lost a weight, growing with the rank.
+def _prices(ranks: Tensor, steps: Sequence[float]) -> Tensor:
+    """What a weight costs when it goes in its turn: between its step's price and the next one's.
 
     Args:
-        ranks: (U, D), of L + 1 levels, as of `nested_ranks`.
-        sizes: (L + 1,) weights that are left at each level.
-        lost: (L + 1,) share of the output that is lost there.
+        ranks: (U, D), as of `nested_ranks`.
+        steps: (L + 1,) as of `nested_ranks`; one that is cheaper than the one before counts as that.
     """
-    left, gone = torch.tensor([*sizes, 0], dtype=torch.float64), torch.tensor([*lost, 1.0], dtype=torch.float64)
-    steps = (gone.diff() / (-left.diff()).clamp(min=1)).clamp(min=CHEAPEST).log().cummax(0).values
-    steps = torch.cat([steps, 2 * steps[-1:] - steps[-2:-1]])  # the last weights: dearer, as those before
+    logs = torch.tensor(steps, dtype=torch.float64).clamp(min=CHEAPEST).log().cummax(0).values
+    logs += DEARER * torch.arange(len(logs))
+    logs = torch.cat([logs, 2 * logs[-1:] - logs[-2:-1]])  # the last weights: dearer, as those before
     level = ranks.clamp(min=0).long()
-    price = torch.lerp(steps[level], steps[level + 1], (ranks - level).double()).exp()
+    price = torch.lerp(logs[level], logs[level + 1], (ranks - level).double()).exp()
     return torch.where(ranks < 0, -1.0, price).float()

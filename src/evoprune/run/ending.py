@@ -33,7 +33,7 @@ def side(task: Task, model: nn.Module, masks: dict[str, Any], val_score: float, 
     kept = sum(row["kept"] for row in describe_layers(task.layers, masks))
     return {
         "val_score": val_score,
-        "test_score": None if task.test_score is None else float(task.test_score(model)),
+        "test_score": None if task.test_score is None else task.test_score(model),
         "weights": weights,
         "nonzero_weights": kept,
         "sparsity": sparsity_of(masks, task.layers),
@@ -50,7 +50,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     """
     task, state, settings = runner.task, runner.state, runner.settings
     masks, costs = state.accepted.masks, runner.costs
-    val_score = float(task.val_score(task.model))
+    val_score = task.val_score(task.model)
     dense = dense.to(device_of(task.model))
 
     def sides() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -65,7 +65,6 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         log.warning("the result has no test score: %s", error)
         task.test_score = None
         dense_side, pruned_side = sides()
-    evaluated = getattr(task.val_score, "samples", 1)
     summary = {
         "model": settings.model,
         "data": settings.data,
@@ -93,7 +92,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
         "search": {
             "generations": state.generations,
             "evaluations": state.evaluations,
-            "full_evaluations": round(state.samples_scored / evaluated, 3),
+            "full_evaluations": round(state.samples_scored / task.val_score.samples, 3),
             "seconds": round(state.search_seconds, 3),
             "peak_memory_mb": round(state.scoring_bytes / 2**20, 1),
         },
@@ -107,9 +106,7 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     else:
         stages = non_dominated(state.history, lambda outcome: outcome.val_score)
         front = summary["front"] = [{"sparsity": stage.sparsity, "score": stage.val_score} for stage in stages]
-    result = Result(
-        task.model, masks, sparsity_of(masks, task.layers), val_score, front, finite(summary), points=points,
-    )  # fmt: skip
+    result = Result(task.model, masks, pruned_side["sparsity"], val_score, front, finite(summary), points=points)
     if runner.folder is not None:
         result.path = runner.folder.path
         result.save(result.path)  # result.json last: where it is, the run is complete

@@ -60,10 +60,11 @@ def finetune_later(
     if teacher is not None and isinstance(train, TensorSource):
         train.cache_teacher_logits(teacher)
     journal, begun, epochs = Journal.reopen(folder.journal), time.perf_counter(), recipe.epochs
+    started = begun - summary["seconds"]  # the journal's clock goes on where the run's stopped
     sparsity = sparsity_of(masks, task.layers)
 
     def tell(event: str, **content: Any) -> None:
-        seconds = round(summary["seconds"] + time.perf_counter() - begun, 3)
+        seconds = round(time.perf_counter() - started, 3)
         record = {"event": event, "seconds": seconds, "stage": stage, **content}
         journal.append(record)
         if listener is not None:
@@ -82,7 +83,7 @@ def finetune_later(
         val_score = 0.0
         for epoch in range(epochs):
             loss = tuner.epoch(epoch, settings.seed, STREAM, stage, on_step=show_step)
-            val_score = float(task.val_score(task.model))
+            val_score = task.val_score(task.model)
             tell("epoch", epoch=epoch, epochs=epochs, loss=loss, val_score=val_score)
         tuner.close()
         layers = {layer.name: sparsity_of(masks, [layer]) for layer in task.layers if layer.name in masks}

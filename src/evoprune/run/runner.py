@@ -28,7 +28,7 @@ from evoprune.run.time_limit import TimeLimit
 from evoprune.scoring import Accuracy, DataScore
 from evoprune.search import Population
 from evoprune.storage import save_tensors
-from evoprune.surgery import FineTuner, Tightening, apply_masks, batch_norms, recalibrate
+from evoprune.surgery import NORM_SAMPLES, FineTuner, Tightening, apply_masks, batch_norms, recalibrate
 from evoprune.training import TensorSource, first_batches, reuse_freed_memory, set_memory_format
 
 __all__ = ["Listener", "Runner"]
@@ -50,9 +50,9 @@ class Runner:
         task: live objects; `task.model` is changed in place.
         settings: of the run.
         folder: where journal and snapshots go; None keeps nothing.
-        dense_val_score: validation score of `task.model` as it is.
+        dense_val_score: validation score of `task.model` as it is; None goes on from the folder's snapshot.
+        begun: when the work began, by time.perf_counter(): what came before the run itself counts, too.
         listener: told of every event.
-        resume: go on from the folder's snapshot.
     """
 
     def __init__(
@@ -60,12 +60,10 @@ class Runner:
         task: Task,
         settings: Settings,
         folder: Folder | None,
-        dense_val_score: float,
+        dense_val_score: float | None,
+        begun: float,
         listener: Listener | None = None,
-        resume: bool = False,
-        begun: float | None = None,
     ) -> None:
-        begun = time.perf_counter() if begun is None else begun
         set_memory_format(task.model, torch.contiguous_format)  # as after fine-tuning, so in a resumed run as well
         self.task, self.settings, self.folder, self.listener = task, settings, folder, listener
         self.layers = resolve_layers(task.layers, settings.layers)
@@ -77,13 +75,14 @@ class Runner:
             if isinstance(task.train, TensorSource):
                 task.train.cache_teacher_logits(self.teacher)
         self.norm_batches: list[Tensor] = []
-        if settings.recalibrate and task.train is not None and task.samples is not None:
+        if settings.recalibrate and task.train is not None:
             # Augmented as in training: on other images the model does not work with its own statistics either.
-            self.norm_batches = first_batches(task.train, len(task.samples[0]))
+            self.norm_batches = first_batches(task.train, NORM_SAMPLES)
         self.last_snapshot = 0.0
         self.found: float | None = None  # score of the best candidate of this stage's search
         reuse_freed_memory()
-        if resume and folder is not None:
+        if dense_val_score is None:
+            assert folder is not None
             self.state = load_state(folder.snapshot)
             self._check_fits(folder)
         else:
@@ -92,9 +91,9 @@ class Runner:
         self.journal = Journal(folder.journal if folder else None, self.state.journal_bytes)
         self.started = begun - self.state.seconds
         self.limit = TimeLimit(task, settings, self.state, self.teacher, self.elapsed)
-        if not resume:
+        if dense_val_score is not None:
             layers = describe_layers(self.layers, {})
-            self._tell("run_start", dense_val_score=self.state.dense_val_score, layers=layers)
+            self._tell("run_start", dense_val_score=dense_val_score, layers=layers)
             self._snapshot()
 
     @property
@@ -105,10 +104,7 @@ class Runner:
     def run(self) -> None:
         """Ask the schedule, search, fine-tune, keep or go back; until there is no next stage."""
         state = self.state
-        while True:
-            stage = state.stage or self._next_stage()
-            if stage is None:
-                break
+        while (stage := state.stage or self._next_stage()) is not None:
             if state.stage is None:
                 generations = 0 if self.settings.tightens or not stage.layers else self.settings.generations
                 state.stage, state.phase, state.step = stage, "search" if generations else "short", 0
@@ -203,7 +199,9 @@ class Runner:
             state.warm[stage.name] = state.population.genomes
         values = {name: weight_of(model, name).detach().clone() for name in stage.layers}
         apply_masks(model, masks)
+        begun = time.perf_counter()
         self._recalibrate()
+        state.search_seconds += time.perf_counter() - begun
         state.now = self._kept(masks, state.now.values | values)
         state.population, state.advice, state.phase, state.step = None, None, "short", 0
         self._snapshot()
@@ -352,9 +350,10 @@ class Runner:
         return time.perf_counter() - self.started
 
     def _val_score(self) -> float:
-        return float(self.task.val_score(self.task.model))
+        return self.task.val_score(self.task.model)
 
     def _kept(self, masks: dict[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Kept:
+        """The model as it is, with `masks`; `values` are the last ones of all weights, None where nothing is pruned."""
         model = {name: tensor.detach().cpu().clone() for name, tensor in self.task.model.state_dict().items()}
         current = {layer.name: weight_of(self.task.model, layer.name).detach().cpu() for layer in self.layers}
         if values is None:
@@ -362,7 +361,8 @@ class Runner:
             return Kept(model, masks, {name: value.clone() for name, value in current.items()}, left)
         # What stays has been trained since; what is pruned keeps the last value it had.
         last = {name: torch.where(masks[name], value, values[name].cpu()) for name, value in current.items()}
-        now, number = self.state.now, 1 + (0 if self.state.stage is None else self.state.stage.index)
+        assert self.state.stage is not None
+        now, number = self.state.now, 1 + self.state.stage.index
         left = {
             name: torch.where(now.masks[name], number, now.left[name]).masked_fill_(mask, 0).short()
             for name, mask in masks.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ PRIORITY_STREAM = 0xFFFF
 """Place of the guidance's random stream beside those of the generations."""
 LOWEST_SHARE = 0.3
 """In one stage of the ladder a layer may become as thin as this share of the average."""
-NORM_SAMPLES = 512
-"""Samples, or a batch more, that a candidate's batch norms are measured on; to screen it, one batch."""
+SCREENING_NORM_SAMPLES = 64
+"""Samples, or a batch more, that a candidate's batch norms are measured on to screen it."""
 
 
 @dataclass
@@ -80,8 +81,7 @@ class Search:
     @property
     def peak_bytes(self) -> int:
         """Highest memory of its evaluators together, as they estimate it."""
-        evaluators = (self.evaluator, *(evaluator for evaluator, _ in self.screeners))
-        return sum(getattr(evaluator, "peak_bytes", 0) for evaluator in evaluators)
+        return self.evaluator.peak_bytes + sum(evaluator.peak_bytes for evaluator, _ in self.screeners)
 
     def generation(self, population: Population | None, rng: torch.Generator) -> tuple[Population, Scored]:
         """Ask, screen, evaluate, tell."""
@@ -138,7 +138,7 @@ def make_search(
     a candidate may bring a weight back with the value it had. (The reference brings zeros back.)
     What guidance says is kept in `state.advice`, and not asked for again where it is there.
     `on_layer` is told for how many layers the guidance has spoken, where that takes long.
-    With `norm_batches` candidates are scored with batch norms measured on the first of them.
+    With `norm_batches` candidates are scored with batch norms measured on them, and screened on the first ones.
     """
     layers = resolve_layers(task.layers, stage.layers)
     if settings.preset == "original":
@@ -157,8 +157,8 @@ def make_search(
         set_weights(task.model, {name: state.now.values[name] for name in stage.layers})
     front = settings.algorithm == "nsga2"
 
-    sizes = [len(batch) for batch in norm_batches]
-    few = [batch for number, batch in enumerate(norm_batches) if sum(sizes[:number]) < NORM_SAMPLES]
+    so_far = accumulate(map(len, norm_batches), initial=0)
+    few = [batch for batch, before in zip(norm_batches, so_far, strict=False) if before < SCREENING_NORM_SAMPLES]
     memory_mb = settings.memory_mb // (1 + len(algorithm.screening))  # all keep what they have computed
 
     def evaluator(score: Callable[..., float], norm_batches: Sequence[Tensor]) -> Evaluator:
@@ -169,7 +169,7 @@ def make_search(
 
     screeners: tuple[tuple[Evaluator, int], ...] = ()
     if isinstance(task.val_score, DataScore):
-        screeners = tuple((evaluator(task.val_score.part(share), few[:1]), kept) for share, kept in algorithm.screening)
+        screeners = tuple((evaluator(task.val_score.part(share), few), kept) for share, kept in algorithm.screening)
 
     def fitness(scores: Scores, sparsity: Tensor) -> Tensor:
         if settings.preset == "original":
@@ -178,7 +178,7 @@ def make_search(
             return torch.stack([scores.score, sparsity], dim=1)
         return score_fitness(scores)
 
-    return Search(space, algorithm, evaluator(task.val_score, few), screeners, fitness, stage.target, front)
+    return Search(space, algorithm, evaluator(task.val_score, norm_batches), screeners, fitness, stage.target, front)
 
 
 def _kept_at(stage: Stage, layers: Sequence[Layer], costs: Costs, counts: Tensor) -> int:

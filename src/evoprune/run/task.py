@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Layer
+from evoprune.scoring import CallableScore, DataScore
 from evoprune.training import BatchSource, Loss
 
 __all__ = ["Score", "Task"]
@@ -31,10 +32,10 @@ class Task:
 
     model: nn.Module
     layers: list[Layer]
-    val_score: Score
+    val_score: DataScore | CallableScore
     train: BatchSource | None = None
     samples: tuple[Tensor, Tensor] | None = None
-    test_score: Score | None = None
+    test_score: DataScore | CallableScore | None = None
     loss: Loss | None = None
 
     def __post_init__(self) -> None:

@@ -22,7 +22,12 @@ class CallableScore:
     The function is given the model in eval mode, whatever trained it before; its modes are as before afterwards, and so
     is which parameters need gradients. What it draws from the global random states of torch, numpy and Python is the
     same at every call, so that candidates differ by nothing else and a resumed run goes on alike.
+
+    Attributes:
+        samples: 1, since nobody knows on how many the function looks: a call is a full evaluation.
     """
+
+    samples = 1
 
     def __init__(self, function: Callable[[nn.Module], Any]) -> None:
         self.function = function

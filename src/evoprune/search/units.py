@@ -14,6 +14,8 @@ taken away and C is the second moment of the layer's inputs.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -142,7 +144,7 @@ def nested_ranks(
     rng: torch.Generator,
     levels: int = 6,
     generations: int = 300,
-) -> tuple[Tensor, list[int], list[float]]:
+) -> tuple[Tensor, list[float]]:
     """In which order a layer's weights can go: masks of falling density, each evolved inside the one before.
 
     Args:
@@ -156,8 +158,8 @@ def nested_ranks(
 
     Returns:
         (U, D) float: the number of masks that a weight survived, with a random fraction in [0, 1) between
-        equals; -1 where not allowed. Then of the allowed weights and of each mask the size, and the share of the
-        layer's output (of its sum of squares) that is lost with the rest.
+        equals; -1 where not allowed. And of each number of masks, from 0 to `levels`, the share of the layer's output
+        (of its sum of squares) that is lost with the weights that survived so many, by weight.
     """
     fractions = torch.rand(weight.shape, generator=rng).clamp(max=1 - 2**-21)  # else float32 rounds to the next rank
     rank = torch.where(allowed, fractions, -1.0)
@@ -172,7 +174,9 @@ def nested_ranks(
         rank[outer] += 1
         sizes.append(int(outer.sum()))
         lost.append(_error(weight * (allowed & ~outer), moment) / whole if whole else 0.0)
-    return rank, sizes, lost
+    sizes, lost = [*sizes, 0], [*lost, 1.0 if whole else 0.0]
+    taken = [larger - smaller for larger, smaller in pairwise(sizes)]
+    return rank, [(after - before) / max(1, few) for (before, after), few in zip(pairwise(lost), taken, strict=True)]
 
 
 def _error(gone: Tensor, moment: Tensor) -> float:

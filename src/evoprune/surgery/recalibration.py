@@ -11,25 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from evoprune.core import EvopruneError, said
 from evoprune.scoring import device_of, evaluating, unwrapped
 
-__all__ = ["batch_norms", "put_back", "recalibrate", "statistics_of"]
+__all__ = ["NORM_SAMPLES", "batch_norms", "put_back", "recalibrate", "statistics_of"]
+
+NORM_SAMPLES = 512
+"""Samples, or a batch more, that norms are measured on; six times as many were no better (docs/LOG.md, 2026-11-30)."""
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms of `model` that keep running statistics."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    """The batch norms whose running statistics move in training, so not those that the model's `train` keeps fixed."""
+    with evaluating(model):
+        model.train()
+        return [module for module in model.modules() if isinstance(module, _BatchNorm) and _moves(module)]
+
+
+def _moves(norm: _BatchNorm) -> bool:
+    return norm.training and norm.track_running_stats and norm.running_mean is not None
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype = torch.float32) -> None:
     """Running means and variances become averages over `batches`; nothing else changes, nothing is random.
 
-    Norms that the batches do not reach keep theirs; after an error all do.
+    Norms that the batches do not reach keep theirs, and so do those that are fixed in training; after an error all do.
 
     Args:
         model: changed in place; modes and momentum are left as found.
         batches: (B, ...) inputs of training, of about equal size, since they count alike; on any device.
         dtype: of the arithmetic; float32, or bfloat16 by autocast, channels-last.
+
+    Raises:
+        EvopruneError: the model cannot be run on a batch, its norms in train mode.
     """
     model, device = unwrapped(model), device_of(model)
     norms, rounded, reached = batch_norms(model), dtype == torch.bfloat16, False
@@ -46,6 +59,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype 
                 layout = torch.channels_last if rounded and batch.dim() == 4 else torch.preserve_format
                 model(batch.to(device, copy=True, memory_format=layout))  # it may change them in place
             reached = True
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of a user's model
+            raise EvopruneError(
+                f"batch norms cannot be measured on a batch of the training data ({said(error)}); leave that out with"
+                " --no-recalibrate"
+            ) from error
         finally:
             for norm, before, statistics in zip(norms, momentum, found, strict=True):
                 norm.momentum = before

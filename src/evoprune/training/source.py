@@ -22,6 +22,7 @@ __all__ = [
     "LoaderSource",
     "TensorSource",
     "as_source",
+    "first_batches",
     "first_samples",
     "is_pair",
 ]
@@ -258,13 +259,13 @@ def first_samples(source: BatchSource, count: int) -> tuple[Tensor, Tensor]:
 def first_batches(source: BatchSource, count: int) -> list[Tensor]:
     """Inputs of the first batches of an epoch, always the same ones, as they are trained on: `count` samples or more.
 
-    They are on the CPU; fewer where they would take more than `SAMPLES_BYTES`. A last batch of an epoch that is less
-    than half as large as the first is left out.
+    They are on the CPU, and no more come once they take `SAMPLES_BYTES`. They end before a batch that is at most half
+    as large as the first: the last of an epoch.
     """
     batches: list[Tensor] = []
     for inputs, *_ in source.batches(torch.Generator().manual_seed(0)):
-        if batches and 2 * len(inputs) < len(batches[0]):
-            continue
+        if batches and 2 * len(inputs) <= len(batches[0]):
+            break
         batches.append(inputs.cpu())
         if sum(map(len, batches)) >= count or sum(batch.nbytes for batch in batches) >= SAMPLES_BYTES:
             break
