@@ -183,7 +183,7 @@ def recalibrates(task: Task, settings: Settings, dense_val_score: float) -> bool
     except EvopruneError as error:
         if settings.recalibrate:
             raise
-        log.warning("%s, which is done now", error)
+        log.warning("%s, as is done now", error)
         return False
     score = task.val_score(dense)
     spoiled = dense_val_score - score > SPOILED * max(1.0, abs(dense_val_score))

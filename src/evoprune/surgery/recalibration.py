@@ -63,8 +63,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype 
             raise
         except Exception as error:  # of a user's model
             raise EvopruneError(
-                f"batch norms cannot be measured on a batch of the training data ({said(error)}); leave that out with"
-                " --no-recalibrate"
+                f"batch norms cannot be measured on a batch of the training data ({said(error)});"
+                " --no-recalibrate leaves that out"
             ) from error
         finally:
             for norm, before, statistics in zip(norms, momentum, found, strict=True):
