@@ -486,3 +486,20 @@ def test_the_random_states_outside_play_no_part_in_a_score() -> None:
         assert random.getstate() == before[2]
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[3])
+
+
+def test_the_default_type_of_torch_plays_no_part_in_a_first_convolution() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    score = Accuracy(torch.randn(40, 1, 6, 6), torch.arange(40) % 3)
+    plans = {"0": torch.rand(3, 4, 1, 3, 3) < 0.5}
+    wanted = ReferenceEvaluator(net, score)(plans).score
+    torch.set_default_dtype(torch.float64)
+    try:
+        evaluator = make_evaluator(net, score, ["0"])
+        assert isinstance(evaluator, SampledEvaluator)
+        assert isinstance(evaluator.runner, GraphRunner)
+        assert evaluator.runner.first
+        assert torch.equal(evaluator(plans).score, wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)

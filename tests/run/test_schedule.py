@@ -253,3 +253,11 @@ def test_steps_are_wide_while_much_is_left_and_narrow_later() -> None:
     steps = [after / before for before, after in pairwise(left)]
     assert steps[:-1] == pytest.approx([0.35 if before > 0.15 else 0.7 for before in left[:-2]])
     assert len(steps) == 7
+
+
+def test_a_front_goes_on_for_two_stages_below_the_floor() -> None:
+    front = make_settings(model="m", front=True, max_drop=1.0)
+    history = [Outcome(0.65, 0.65, 0.9, accepted=True, polished=True, below_floor=True)]
+    assert next_stage(front, LAYERS, history, True, False) is not None
+    history.append(Outcome(0.8, 0.8, 0.8, accepted=True, polished=True, below_floor=True))
+    assert next_stage(front, LAYERS, history, True, False) is None

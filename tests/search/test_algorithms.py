@@ -480,3 +480,10 @@ def test_the_first_population_is_not_screened() -> None:
 def test_no_score_is_too_low_for_the_original() -> None:
     algorithm = OriginalGA(8, 4)
     assert algorithm.floor(evolve(algorithm, 1)[-1]) == -math.inf
+
+
+def test_no_chance_becomes_certain() -> None:
+    first = torch.arange(10) < 5
+    candidates = Population(torch.stack([first, first]), torch.tensor([[1.0], [0.0]]), {})
+    chances = PBIL(budgeted((10,), 5), size=2, rate=1.0).tell(None, candidates).state["chances"]
+    torch.testing.assert_close(chances, torch.where(first, 1 - 1e-4, 1e-4))
