@@ -543,3 +543,19 @@ def test_credit_of_denser_company_counts_less(monkeypatch: pytest.MonkeyPatch) -
     values = iter([torch.arange(10.0), torch.arange(10.0).flip(0)])
     found = eliminate(lambda m: (next(values) * ~m).sum(1), torch.ones(10, dtype=torch.bool), 1.0, rng(0))
     torch.testing.assert_close(found, 1 + (9 - torch.arange(10.0)) / 10)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_where_a_norm_takes_the_mean_out_it_counts_for_nothing(anew: bool) -> None:
+    """Half of the inputs are far from zero and hardly move."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30, bias=False), nn.BatchNorm1d(30), nn.Linear(30, 2))
+    inputs = torch.randn(500, 20)
+    inputs[:, :10] = 5 + 0.1 * inputs[:, :10]
+    layers = prunable_layers(model)[:1]
+    masks = {"0": torch.ones(30, 20, dtype=torch.bool)}
+    given = inputs, torch.zeros(500)
+    advice = advise("none", model, layers, masks, nothing_left(masks), given, 0.1, (0,), norms_anew=anew)
+    assert advice is not None
+    kept = advice.first_mask([600], 200).view(30, 20)  # type: ignore[union-attr]
+    assert (int(kept[:, :10].sum()) < 20) == anew

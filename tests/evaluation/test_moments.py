@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.evaluation import moments
-from evoprune.evaluation.moments import layer_moments
+from evoprune.evaluation.moments import layer_moments, layers_normed
 from evoprune.scoring import watching
 
 
@@ -91,3 +91,35 @@ def test_a_layer_that_gets_no_samples_has_no_moment_to_speak_of() -> None:
     found = layer_moments(Experts(), ["first", "second"], inputs)
     assert torch.equal(found["first"], torch.zeros(3, 3))
     torch.testing.assert_close(found["second"], inputs.T @ inputs / 10)
+
+
+def test_about_the_mean_they_are_the_variance_of_what_goes_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch norm sees it, over all samples and positions."""
+    model, inputs = net(), 2 + images(6)
+    monkeypatch.setattr(watching, "BATCH", 4)
+    found, plain = (layer_moments(model, ["0", "4"], inputs, centred) for centred in (["0"], []))
+    assert torch.equal(found["4"], plain["4"])
+    gone = model[0].weight.detach() * (torch.rand(model[0].weight.shape) < 0.5)
+    outputs = nn.functional.conv2d(inputs, gone, padding=1)
+    flat, positions = gone.flatten(1), outputs.shape[2] * outputs.shape[3]
+    expected = outputs.var((0, 2, 3), correction=0) * positions
+    torch.testing.assert_close(((flat @ found["0"]) * flat).sum(1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_layers_before_a_batch_norm_are_found() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.direct, self.norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+            self.rectified, self.after = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+            self.other, self.group, self.head = nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Linear(4, 5)
+            self.fixed = nn.BatchNorm1d(5, track_running_stats=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.after(torch.relu(self.rectified(self.norm(self.direct(x)))))
+            return self.fixed(self.head(self.group(self.other(x)).mean((2, 3))))
+
+    model, names = Normed(), ["direct", "rectified", "other", "head"]
+    assert layers_normed(model, names, images(2)) == {"direct"}
+    assert layers_normed(nn.DataParallel(model), names, images(2)) == {"direct"}
+    assert layers_normed(model, names[1:], images(2)) == set()

@@ -396,3 +396,18 @@ def test_the_original_crosses_and_mutates_as_often_as_it_is_told() -> None:
     still = generations_of_the_original(initial_sparsity=0.3, crossover_rate=0.0, mutation_rate=0.0)
     first = set(still[0]["candidates"]["sparsity"])
     assert all(set(event["candidates"]["sparsity"]) <= first for event in still)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_guidance_hears_whether_norms_are_measured_anew(anew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, advise = [], searching.advise
+
+    def watched(*given: Any) -> Any:
+        told.append(given[-1])
+        return advise(*given)
+
+    monkeypatch.setattr(searching, "advise", watched)
+    torch.manual_seed(0)
+    normed = nn.Sequential(net()[0], nn.BatchNorm1d(net()[0].out_features), *net()[1:])  # type: ignore[union-attr, arg-type]
+    evoprune.prune(normed, evoprune.accuracy(data()), train=data(), recalibrate=anew, passes=[0.4], **QUICK)
+    assert told == [anew]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import cast
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from evoprune.core import generator
 from evoprune.scoring import watch_inputs
+from evoprune.surgery import batch_norms
 
-__all__ = ["layer_moments", "layers_seen"]
+__all__ = ["layer_moments", "layers_normed", "layers_seen"]
 
 ROWS_AN_INPUT, FEWEST_ROWS = 64, 100_000
 """Positions of images that a moment is measured on: so many for each input of a unit, all together at least these."""
@@ -25,13 +26,16 @@ MOST_INPUTS = 8192
 """Layers with more inputs a unit are left out: their moment would take more than 256 MB."""
 
 
-def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor) -> dict[str, Tensor]:
+def layer_moments(
+    model: nn.Module, names: Iterable[str], inputs: Tensor, centred: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Mean over samples of x x', summed over positions: x are inputs of linear and (ungrouped) 2-d convolution layers.
 
     Args:
         model: run in eval mode and float32; its mode is left as found.
         names: the layers asked for.
         inputs: (N, ...), on any device.
+        centred: layers whose x is taken from its mean over all samples and positions.
 
     Returns:
         Layer name -> (D, D) float32, D the weights of one unit, in the order of `weight.flatten(1)`. Layers
@@ -39,14 +43,41 @@ def layer_moments(model: nn.Module, names: Iterable[str], inputs: Tensor) -> dic
     """
     wanted = set(names)
     moments: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}  # of x, and behind it of 1: how many positions there are
 
     def add(name: str, module: nn.Module, given: Tensor) -> None:
         for part in given.split(max(1, COLUMN_BYTES // _sample_bytes(module, given))):
             rows, weight = _rows(module, part.float(), len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
+            if name in centred:
+                ones = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+                sums[name] = sums.get(name, torch.zeros(())) + ones.sum(0) * (weight / len(inputs))
 
     watch_inputs(model, inputs, lambda name, module: name in wanted and _supported(module), add)
+    for name, total in sums.items():
+        if total[-1] > 0:
+            moments[name] = moments[name] - total[:-1, None] * total[:-1] / total[-1]
     return {name: moment.cpu() for name, moment in moments.items()}
+
+
+def layers_normed(model: nn.Module, names: Iterable[str], inputs: Tensor) -> set[str]:
+    """Those of `names` whose output a batch norm takes as it is, tried on a few `inputs` (N, ...).
+
+    Once such a norm is measured anew, the mean of the output plays no part.
+    """
+    wanted, norms, found = set(names), {id(norm) for norm in batch_norms(model)}, set[str]()
+    outputs: dict[int, tuple[str, object]] = {}  # kept, so that no other has the same id
+
+    def take(_: str, module: nn.Module, given: Tensor) -> None:
+        if id(module) in norms and id(given) in outputs:
+            found.add(outputs[id(given)][0])
+
+    def give(name: str, output: object) -> None:
+        if name in wanted:
+            outputs[id(output)] = name, output
+
+    watch_inputs(model, inputs, lambda name, module: name in wanted or id(module) in norms, take, give)
+    return found
 
 
 def layers_seen(model: nn.Module, names: Iterable[str], inputs: Tensor) -> set[str]:

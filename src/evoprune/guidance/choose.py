@@ -70,6 +70,7 @@ def advise(
     on_layer: Callable[[int], None] = lambda _: None,
     loss: Loss | None = None,
     memory_mb: int = 1024,
+    norms_anew: bool = False,
 ) -> Advice | None:
     """What the guidance `kind` says; None for `none` without samples, which then has any order.
 
@@ -85,6 +86,7 @@ def advise(
         on_layer: told how many layers are done, where that takes long (`none`).
         loss: whose gradients count (`gradient`); cross-entropy by default.
         memory_mb: limit for scoring (`learned`).
+        norms_anew: whether candidates' batch norms are measured anew (`none`).
 
     Raises:
         EvopruneError: `kind` needs samples, and there are none.
@@ -99,7 +101,7 @@ def advise(
             raise EvopruneError(f"guidance {kind!r} looks at data; there are no samples")
         return None
     elif kind == "none":
-        values, comparable = evolved_order(model, layers, masks, samples[0], smallest, seed_path, on_layer)
+        values, comparable = evolved_order(model, layers, masks, samples[0], smallest, seed_path, on_layer, norms_anew)
     elif kind == "learned":
         values = learned_ranks(model, layers, masks, samples[0], smallest, seed_path, memory_mb)
         candidates = len(layers) * LEARNED_CANDIDATES

@@ -2,6 +2,9 @@
 
 What each step of that order costs, as a share of the layer's output a weight, can be compared between layers: cut at
 one such price, all layers together lose the least of their outputs for so many weights.
+
+Where a batch norm follows that is measured anew, the mean of what goes missing counts for nothing, since the norm takes
+it out.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import Layer, Masks, generator, weight_of
-from evoprune.evaluation.moments import layer_moments
+from evoprune.evaluation.moments import layer_moments, layers_normed
 from evoprune.search.units import nested_ranks
 
 __all__ = ["evolved_order"]
@@ -32,16 +35,18 @@ def evolved_order(
     smallest: float,
     seed_path: tuple[int, ...],
     on_layer: Callable[[int], None],
+    norms_anew: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """In which order each layer's weights can go, and what they are worth.
 
-    `on_layer` is told how many layers are done.
+    `on_layer` is told how many layers are done; `norms_anew` says whether candidates' batch norms are measured.
 
     Returns:
         Layer name -> numbers of the weight's shape that rise with the order, random where the layer's inputs cannot be
         had (see `layer_moments`); and of the other layers -> prices, which rise with it, too.
     """
-    moments = layer_moments(model, [layer.name for layer in layers], inputs)
+    names = [layer.name for layer in layers]
+    moments = layer_moments(model, names, inputs, layers_normed(model, names, inputs[:2]) if norms_anew else ())
 
     def evolved(index: int, layer: Layer) -> tuple[Tensor, Tensor | None]:
         rng = generator(*seed_path, index)

@@ -151,7 +151,7 @@ def make_search(
         now = state.now
         advice = state.advice = state.advice or advise(
             settings.guidance, task.model, layers, now.masks, now.left, task.samples, smallest, place, on_layer,
-            task.loss, settings.memory_mb,
+            task.loss, settings.memory_mb, bool(norm_batches),
         )  # fmt: skip
         space, algorithm = _default(layers, settings, state, keep, advice, generator(*place), costs, stage.target)
         set_weights(task.model, {name: state.now.values[name] for name in stage.layers})

@@ -25,10 +25,11 @@ def watch_inputs(
     inputs: Tensor,
     wanted: Callable[[str, nn.Module], bool],
     take: Callable[[str, nn.Module, Tensor], None],
+    give: Callable[[str, Any], None] = lambda *_: None,
 ) -> None:
     """Run `model` in eval mode on (N, ...) `inputs`; `take` gets every `wanted` layer's name, module and first input.
 
-    Modules that share a weight are one layer, with the first one's name.
+    And `give` its name and output. Modules that share a weight are one layer, with the first one's name.
     Not what a linear layer or convolution does not take as its kind does: a subclass may make something else of it.
     """
 
@@ -38,6 +39,9 @@ def watch_inputs(
                 take(name, module, given)
 
         return hook
+
+    def after(name: str) -> Callable[[nn.Module, object, object], None]:
+        return lambda _, __, output: give(name, output)
 
     inner = unwrapped(model)
     prefix = prefix_of(model) if inner is model else ""  # names are those inside already
@@ -51,6 +55,7 @@ def watch_inputs(
             name = names.setdefault(id(module if weight is None else weight), path.removeprefix(prefix))
             if wanted(name, module):
                 hooks.enter_context(module.register_forward_pre_hook(hook_of(name), with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(after(name)))
         for part in equal_parts(len(inputs), at_once):
             inner(inputs[part].to(device_of(inner), copy=True))  # it may change them in place
 
