@@ -185,7 +185,7 @@ def prune(
         typer.Option(
             "--recalibrate/--no-recalibrate",
             help="Measure batch norms anew, for each candidate and each stage's masks. The default does so where"
-            " several layers with batch norms are searched at once and there is training data.",
+            " several layers with batch norms are searched at once and the training data suits it.",
         ),
     ] = None,
     include_norm: Annotated[bool, typer.Option("--include-norm", help="Prune the scales of norm layers too.")] = False,
