@@ -201,10 +201,9 @@ def main() -> None:
             text = text.split(start)[0] + f"{start}\n{table}\n{end}" + text.split(end, 1)[1]
     page.write_text(text)
     shown = {name: trials for name, trials in tuned.items() if f"<!-- tuned {name} -->" in text}
-    for model in dict.fromkeys(trials[0]["model"] for trials in shown.values()):
-        panels = [trials for trials in shown.values() if trials[0]["model"] == model]
-        if any(len({trial["target"] for trial in trials}) > 1 for trials in panels):
-            draw(panels, DOCS / "images" / f"quality-{model}.png")
+    several = [trials for trials in shown.values() if len({trial["target"] for trial in trials}) > 1]
+    for model in dict.fromkeys(trials[0]["model"] for trials in several):
+        draw([trials for trials in several if trials[0]["model"] == model], DOCS / "images" / f"quality-{model}.png")
 
 
 if __name__ == "__main__":
