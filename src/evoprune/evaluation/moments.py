@@ -50,8 +50,8 @@ def layer_moments(
             rows, weight = _rows(module, part.float(), len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
             if name in centred:
-                ones = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-                sums[name] = sums.get(name, torch.zeros(())) + ones.sum(0) * (weight / len(inputs))
+                total = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
+                sums[name] = sums.get(name, torch.zeros(())) + total * (weight / len(inputs))
 
     watch_inputs(model, inputs, lambda name, module: name in wanted and _supported(module), add)
     for name, total in sums.items():

@@ -16,6 +16,7 @@ __all__ = ["BatchRunner", "OneByOne", "Shared", "Watch", "candidate_weights"]
 Shared = list[Any]
 """What candidates have in common on one batch."""
 Watch = Callable[[list[Any]], None]
+"""Told after every operation which values are alive."""
 
 
 class BatchRunner(Protocol):
@@ -28,10 +29,7 @@ class BatchRunner(Protocol):
     peak_numel: int
 
     def shared(self, inputs: Tensor, watch: Watch = lambda _: None) -> Shared:
-        """What all candidates have in common on (B, ...) inputs; it may be kept for later calls.
-
-        `watch` is told after every operation which values are alive.
-        """
+        """What all candidates have in common on (B, ...) inputs; it may be kept for later calls."""
         ...
 
     def outputs(self, weights: Weights, shared: Shared) -> Tensor:

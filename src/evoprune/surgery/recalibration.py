@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evoprune.core import EvopruneError, said
-from evoprune.scoring import device_of, evaluating, unwrapped
+from evoprune.scoring import device_of, eval_mode, evaluating, unwrapped
 
 __all__ = ["NORM_SAMPLES", "batch_norms", "put_back", "recalibrate", "statistics_of"]
 
@@ -22,7 +22,7 @@ NORM_SAMPLES = 512
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The batch norms whose running statistics move in training, so not those that the model's `train` keeps fixed."""
-    with evaluating(model):
+    with eval_mode(model):  # which gives every module its mode back
         model.train()
         return [module for module in model.modules() if isinstance(module, _BatchNorm) and _moves(module)]
 
