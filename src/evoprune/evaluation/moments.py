@@ -50,7 +50,7 @@ def layer_moments(
             rows, weight = _rows(module, part.float(), len(inputs))
             moments[name] = moments.get(name, torch.zeros(())) + rows.T @ rows * (weight / len(inputs))
             if name in centred:
-                total = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
+                total = F.pad(rows.sum(0), (0, 1), value=len(rows))
                 sums[name] = sums.get(name, torch.zeros(())) + total * (weight / len(inputs))
 
     watch_inputs(model, inputs, lambda name, module: name in wanted and _supported(module), add)
