@@ -70,6 +70,14 @@ def test_a_function_of_the_users_own_sees_them_too_and_is_counted_by_its_calls()
     assert found.samples == 4
 
 
+@pytest.mark.parametrize("ways", [("prefix", "batched"), ("prefix", "racing"), ()])
+def test_ways_that_cannot_be_taken_are_named_where_no_other_is_left(
+    ways: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_evaluator(a_model(), Accuracy(images(40), torch.arange(40) % 3), ["0"], ways=ways, norm_batches=[images(40)])
+    assert ("the scoring is prefix,batched alone" in caplog.text) == (ways == ("prefix", "batched"))
+
+
 def test_candidates_still_stop_early() -> None:
     net, score = a_model(), Accuracy(images(1000, seed=3), torch.arange(1000) % 3)
     scores = make_evaluator(net, score, ["0", "3"], norm_batches=[images(40)])(plans(), floor=0.9)

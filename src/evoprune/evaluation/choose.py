@@ -65,6 +65,12 @@ def make_evaluator(
     if memory_mb < 1:
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     taken = [way for way in ways if not (norm_batches and way in ("prefix", "batched"))]
+    if ways and not taken:
+        log.warning(
+            "candidates are scored one by one, which is slower: with batch norms measured for each they share nothing,"
+            " and the scoring is %s alone",
+            ",".join(ways),
+        )
     plain = _plain_evaluator(model, as_score(score), layers, memory_mb, taken)
     evaluator = RecalibratedEvaluator(model, plain, norm_batches) if norm_batches else plain
     if "precision" in ways and isinstance(plain, SampledEvaluator):
