@@ -10,7 +10,7 @@ epochs more as that method trained in that time. Its epochs are scored on valida
 rules end up to a tenth earlier. With --chain one run goes through all
 sparsities, and the model of each is trained to the end before it is pruned further. Figures are of the last epoch; the
 test set is read once a figure. Trials go into results/quality.json as they end; those that are there for the same
-settings are not repeated.
+settings are not repeated, unless --again asks for those of other commits, whose place the new ones take.
 """
 
 from __future__ import annotations
@@ -234,6 +234,7 @@ def main() -> None:
         metavar="DIR",
         help="for the pruned models and the runs; what was interrupted goes on from them",
     )
+    parser.add_argument("--again", action="store_true", help="repeat trials of other commits")
     args = parser.parse_args()
     data, model = load_data(args.data), load_model(args.model)
     checkpoint = default_checkpoint(args.model)
@@ -248,7 +249,7 @@ def main() -> None:
             chain = {"chain": targets} if args.chain else {}
             place = {"model": args.model, "dense": dense, **chain, **given, "seed": seed}
             for method in [name for name in (*OURS, *RULES) if name in args.only]:
-                run(method, model, data, targets, place, args.beside, args.keep)
+                run(method, model, data, targets, place, args.beside, args.keep, args.again)
 
 
 def run(
@@ -259,17 +260,23 @@ def run(
     place: dict[str, Any],
     beside: str,
     keep: Path | None,
+    again: bool,
 ) -> None:
     """One method from the dense model to the last of the targets, unless all its figures are there."""
     own = {"method": method, **place} | ({"beside": beside} if method in RULES and beside != "none" else {})
-    if all(earlier({"target": target, **own}) for target in targets):
+
+    def done(target: float) -> dict[str, Any] | None:
+        trial = earlier({"target": target, **own})
+        return None if trial and again and trial.get("commit") != record.commit() else trial
+
+    if all(done(target) for target in targets):
         return
 
     def folder_of(target: float) -> Path | None:
         return keep / f"{own['model']}-{method}-{target}-{own['seed']}" if keep else None
 
     def report(target: float, pruned: nn.Module, masks: Masks, figures: dict[str, Any]) -> None:
-        if earlier({"target": target, **own}):
+        if done(target):
             return
         if (folder := folder_of(target)) is not None:
             save_tensors(masks, folder / "masks.safetensors")
@@ -277,7 +284,8 @@ def run(
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
         counted = {"sparsity": sparsity_of(masks, prunable_layers(pruned)), "kept": kept}
         trial = {**own, "target": target, **counted, **figures, "data": data.name, **record.provenance()}
-        record.write(NAME, {"trials": [*record.earlier(NAME).get("trials", []), trial]})
+        others = [old for old in record.earlier(NAME).get("trials", []) if not same(old, trial)]
+        record.write(NAME, {"trials": [*others, trial]})
         shown = f"{figures['test_score']:.2%} in {figures['epochs']:g} epochs, {figures['seconds']:.0f} s"
         print(f"{own['model']} {target:.2%} {method} seed {own['seed']}: {shown}", flush=True)
 
@@ -298,7 +306,7 @@ def run(
     rule = make_rule(method, prunable_layers(model), found["kept"], place["seed"])
     reached = {}
     for target in targets:
-        trial, folder = earlier({"target": target, **own}), folder_of(target)
+        trial, folder = done(target), folder_of(target)
         if trial and folder and folder.exists():
             reached[target] = trial, folder
     by_rule(model, data, settings, rule, round(found["search_epochs"] / len(targets)), reached, report)
@@ -306,8 +314,12 @@ def run(
 
 def earlier(wanted: dict[str, Any]) -> dict[str, Any] | None:
     """The trial of these settings, where there is one."""
-    trials = record.earlier(NAME).get("trials", [])
-    return next((old for old in trials if all(old.get(name) == wanted.get(name) for name in PLACE)), None)
+    return next((old for old in record.earlier(NAME).get("trials", []) if same(old, wanted)), None)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two trials are of the same settings."""
+    return all(one.get(name) == other.get(name) for name in PLACE)
 
 
 if __name__ == "__main__":

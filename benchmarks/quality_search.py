@@ -5,7 +5,8 @@
 Every space, algorithm and guidance searches masks of exactly one sparsity, scored on the first 2,000 validation images;
 the controls are random search from the same start, and the masks that were found with their bits shuffled inside each
 layer. Test accuracy is read once for the best mask of each search. Trials go into results/quality-search.json as they
-end; those that are there for the same settings are not repeated.
+end; those that are there for the same settings are not repeated, unless --again asks for those of other commits, whose
+place the new ones take.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ ALGORITHMS = {
 }
 RULES = ("magnitude", "gradient", "wanda", "learned")
 NAME = "quality-search"
+PLACE = ("model", "target", "space", "algorithm", "guidance", "seed")
+"""What tells trials apart; the first two, rules."""
 
 
 def searches() -> list[tuple[str, str, str]]:
@@ -86,6 +89,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="words that space/algorithm/guidance must contain")
+    parser.add_argument("--again", action="store_true", help="repeat trials of other commits")
     args = parser.parse_args()
     data, model = load_data(args.data), load_trained(args.model)
     rules = {"model": args.model, "target": args.sparsity, **by_rules(model, data, args.sparsity)}
@@ -93,22 +97,28 @@ def main() -> None:
     save(rules)
     for seed in args.seeds:
         for search in searches():
-            place = dict(zip(("space", "algorithm", "guidance"), search, strict=True))
-            key = {"model": args.model, "target": args.sparsity, **place, "seed": seed}
-            done = record.earlier(NAME)["trials"]
-            if any(key.items() <= old.items() for old in done) or not _wanted(search, args.only):
+            key = dict(zip(PLACE, (args.model, args.sparsity, *search, seed), strict=True))
+            done = [old for old in record.earlier(NAME)["trials"] if key.items() <= old.items()]
+            if args.again:
+                done = [old for old in done if old.get("commit") == record.commit()]
+            if done or not _wanted(search, args.only):
                 continue
             found = key | trial(model, data, args.sparsity, search, seed) | record.provenance()
             save(rules, found)
             print({k: v if not isinstance(v, float) else round(v, 4) for k, v in found.items()}, flush=True)
 
 
-def save(rules: dict[str, Any], *trials: dict[str, Any]) -> None:
-    """Add to results/quality-search.json, as it is now; the rules' figures of this model and sparsity are replaced."""
-    earlier, place = record.earlier(NAME), ("model", "target")
-    others = [old for old in earlier.get("rules", []) if [old[k] for k in place] != [rules[k] for k in place]]
-    content = {"rules": [*others, rules], "trials": [*earlier.get("trials", []), *trials]}
-    record.write(NAME, {"data": "MNIST", "scored_on": IMAGES, **content})
+def save(rules: dict[str, Any], trial: dict[str, Any] | None = None) -> None:
+    """Write results/quality-search.json; what it has of the same settings makes way."""
+    earlier = record.earlier(NAME)
+    rows, trials = _with(rules, earlier.get("rules", []), PLACE[:2]), earlier.get("trials", [])
+    if trial is not None:
+        trials = _with(trial, trials, PLACE)
+    record.write(NAME, {"data": "MNIST", "scored_on": IMAGES, "rules": rows, "trials": trials})
+
+
+def _with(new: dict[str, Any], old: list[dict[str, Any]], place: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [*(one for one in old if any(one[name] != new[name] for name in place)), new]
 
 
 def _wanted(search: tuple[str, ...], only: list[str] | None) -> bool:

@@ -2,9 +2,9 @@
 
     python benchmarks/recalibration.py --data cifar10 [--sparsities 0.2 0.5 0.7 0.8 0.9] [--samples 2000]
 
-Masks are those of rules, at each sparsity; accuracy is on validation images. Statistics are measured on
-as many training images as `evoprune prune --recalibrate` takes: augmented as in training, which is what it does, for
-the pruned model (`augmented`) and on fewer of them for a candidate (`candidate`); and as they are (`plain_images`).
+Masks are those of rules, at each sparsity; accuracy is on validation images. Statistics are measured on 512 training
+images, augmented as in training, which is what `evoprune prune --recalibrate` does (`candidate`); and on 3,000 of them,
+augmented (`augmented`) and as they are (`plain_images`).
 """
 
 from __future__ import annotations

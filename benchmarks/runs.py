@@ -1,4 +1,4 @@
-"""Networks pruned by the commands that a user would type; the figures of the README.
+"""Networks pruned by the commands that a user would type; most figures of the README, and some earlier ones.
 
     python benchmarks/runs.py lenet5 --data mnist [--only default] [--seeds 0 1 2]
     python benchmarks/runs.py resnet18 --data cifar10 [--keep runs]

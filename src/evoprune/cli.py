@@ -100,7 +100,7 @@ def prune(
         ),
     ] = None,
     budget: Annotated[BudgetName | None, typer.Option(help="What --sparsity counts; weights by default.")] = None,
-    preset: Annotated[PresetName, typer.Option(help="original: the reference's search and numbers.")] = "default",
+    preset: Annotated[PresetName, typer.Option(help="original: the reference's search, and its numbers in place of these defaults.")] = "default",
     guidance: Annotated[
         GuidanceName, typer.Option(help="What may be assumed of weights; with gradient masks tighten in training.")
     ] = "none",
