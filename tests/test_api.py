@@ -579,8 +579,16 @@ def test_models_of_other_precision(dtype: torch.dtype, guidance: str) -> None:
     inputs, targets = data()
     pair = (inputs.to(dtype), targets)
     options = {} if guidance == "none" else {"guidance": guidance, "population": None, "generations": None}
-    net = quick(model().to(dtype), evoprune.accuracy(pair), train=pair, **options).model
+    net = quick(model().to(dtype), evoprune.accuracy(pair), train=pair, shift=1, cutout=2, **options).model
     assert all(parameter.dtype == dtype for parameter in net.parameters())
+
+
+def test_a_batch_that_cannot_be_trained_on_is_found_before_the_search() -> None:
+    events: list[dict[str, Any]] = []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    with pytest.raises(EvopruneError, match=r"does not fit the model: .* more than 1 value per channel"):
+        quick(net, batch_size=1, recalibrate=False, listener=events.append)
+    assert not events
 
 
 def test_what_a_model_keeps_while_it_is_looked_at_can_be_trained_with() -> None:
@@ -966,7 +974,7 @@ def test_training_data_that_does_not_fit_is_found_before_the_search() -> None:
     wrong[-1] = 44
     for train, words in (
         ((inputs, wrong), "label 44"), ((inputs[..., :5], targets), "does not fit"),
-        (list(zip(inputs.split(32), (targets * 44).split(32), strict=True)), "44|out of bounds"),
+        (list(zip(inputs.split(32), (targets * 44).split(32), strict=True)), "label 44"),
     ):  # fmt: skip
         with pytest.raises(EvopruneError, match=words) as error:
             quick(model(), train=train, listener=told.append)
@@ -1322,7 +1330,7 @@ def test_a_loss_that_cannot_be_used() -> None:
     for loss, words in (
         (
             lambda outputs, targets: (outputs - targets) ** 2,
-            r"gives a tensor \(2, \d\); expected a tensor without",
+            r"gives a tensor \(\d+, \d\); expected a tensor without",
         ),
         (lambda *_: 1.0, "the loss gives a float"),
         (lambda outputs, _: outputs.detach().mean(), "the loss has no gradients"),

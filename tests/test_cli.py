@@ -633,6 +633,7 @@ def test_help_and_version_of_the_installed_command() -> None:
         (("layers", "lenet6"), ("lenet6", "lenet5")),
         (("train", "lenet5", "--out", "weights.pth"), ("weights.pth", ".safetensors")),
         (("train", "lenet5", "--out", "w.safetensors", "--seed", -1), ("--seed", "-1")),
+        (("train", "lenet5", "--out", "w.safetensors", "--seed", 2**64), ("--seed", "2**64 - 1")),
         (("train", "lenet5", "--out", "w.safetensors", "--epochs", 0), ("epochs", "at least 1")),
         (("resume", "nowhere"), ("nowhere", "not a run folder")),
         (("eval", "nowhere"), ("nowhere", "no run folder")),
@@ -724,7 +725,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
-    command = [sys.executable, "-m", "evoprune", "layers", "lenet5"]
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5", "--json"]
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ran.returncode == 2
@@ -753,7 +754,7 @@ def test_an_interrupt_promises_resume_only_where_a_folder_is(
 def test_an_interrupt_while_importing_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "evoprune", "layers", "lenet5"]
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5", "--json"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode != 0
     assert ran.stderr == "evoprune: interrupted; nothing was changed\n"
@@ -804,6 +805,84 @@ def test_no_option_of_prune_is_forgotten_above() -> None:
     taken = {"layer": "layers", "time_limit": "time_limit_seconds"}
     own = {"out", "overwrite", "quiet", "as_json", "debug"}
     assert {taken.get(p, p) for p in inspect.signature(prune).parameters} - own == given
+
+
+def test_the_options_of_train_reach_it(
+    evoprune: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def remember(model: Any, _: Any, recipe: Any, seed: int, out: Path, **more: Any) -> None:
+        asked.update(vars(recipe), model=model, seed=seed, out=out, **more)
+        raise EvopruneError("enough")
+
+    monkeypatch.setattr("evoprune.cli.run_training", remember)
+    monkeypatch.setattr("evoprune.cli.device_named", lambda name: asked.update(device=name) or "cpu")
+    given = {"epochs": 3, "learning_rate": 0.01, "batch_size": 7, "cutout": 3, "first_size": 20, "seed": 5}
+    words = [word for key, value in given.items() for word in ("--" + key.replace("_", "-"), value)]
+    out = tmp_path / "w.safetensors"
+    command = ("train", "lenet5", "--data", digits, "--out", out, "--device", "cpu", *words)
+    assert evoprune(*command, "--overwrite").failed("enough")
+    assert {key: asked[key] for key in given} == given
+    assert (asked["out"], asked["device"], asked["restart"]) == (out, "cpu", True)
+    assert torch.equal(asked["model"].feature[0].weight, load_model("lenet5", 5).feature[0].weight)
+    assert evoprune(*command).failed("enough")
+    assert asked["restart"] is False
+
+
+def test_the_options_of_finetune_and_layers_reach_them(
+    evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def remember(*given: Any) -> None:
+        asked.extend(given)
+        raise EvopruneError("enough")
+
+    monkeypatch.setattr(api, "finetune", remember)
+    assert evoprune("finetune", tmp_path, "--epochs", 3, "--learning-rate", 0.01, "--quiet").failed("enough")
+    assert (*asked[:3], asked[3].quiet) == (tmp_path, 3, 0.01, True)
+    plain, norms = (
+        json.loads(evoprune("layers", "resnet18", "--json", *more).out) for more in ((), ("--include-norm",))
+    )
+    assert {row["name"] for row in norms} - {row["name"] for row in plain} >= {"bn1", "layer4.1.bn2"}
+
+
+def test_too_little_memory_on_the_gpu_is_one_line(
+    evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(api, "prune_named", full)
+    ran = evoprune("prune", "lenet5", "--out", tmp_path / "run")
+    assert ran.failed("the GPU has too little memory", "Tried to allocate 2 GiB", "--batch-size", "nothing was changed")
+    with pytest.raises(torch.OutOfMemoryError):
+        evoprune("prune", "lenet5", "--out", tmp_path / "run", "--debug")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_error_to_tell_of(unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5", "--json"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    ran = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, env=environment)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
+def test_names_with_brackets_are_shown_as_they_are(evoprune: Command, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run [bold]" / "[/b]"
+    shutil.copytree(finished, run)
+    ran = evoprune("eval", run)
+    assert ran.code == 0, ran.err
+    assert "run[bold]/[/b]" in "".join(ran.out.split())  # it is wrapped
+
+
+def test_the_shipped_weights_prove_nothing_on_images_they_have_seen(caplog: pytest.LogCaptureFixture) -> None:
+    named_task(make_settings(model="lenet5", data="mnist-sample", device="cpu"))
+    assert "have seen the images of mnist-sample in training" in caplog.text
 
 
 def test_validation_images_are_cut_alike_for_every_seed_and_the_test_set_is_another(digits: Path) -> None:

@@ -87,8 +87,8 @@ def prune(
     Args:
         model: any nn.Module; it is not changed unless `inplace`.
         score: model -> float, higher is better, or a score built from data, such as
-            `evoprune.accuracy(loader)`, which is far faster: candidates run in batches where they share batch norms, and
-            stop early.
+            `evoprune.accuracy(loader)`, which is far faster: candidates run in batches where they share batch
+            norms, and stop early.
         train: batches for fine-tuning: a DataLoader, a list of (inputs, targets), or a pair of tensors; without it
             nothing is fine-tuned, and the search has more generations by default.
         test: another score, read once at the end for the dense and the pruned model.

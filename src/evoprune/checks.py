@@ -19,10 +19,10 @@ from evoprune.run import Settings, Task
 from evoprune.run.settings import DEFAULT_MAX_DROP
 from evoprune.scoring import Accuracy, CallableScore, DataScore, device_of
 from evoprune.surgery import NORM_SAMPLES, batch_norms, recalibrate
-from evoprune.training import LoaderSource, Loss, OwnRandomState, TensorSource, at_least_float32, first_batches
+from evoprune.training import Loss, OwnRandomState, TensorSource, at_least_float32, first_batches
 
 __all__ = [
-    "check_dense", "check_guidance", "check_model", "check_state", "check_test",
+    "check_dense", "check_guidance", "check_model", "check_test",
     "check_training", "copied", "recalibrates", "warn_of_changing_buffers", "warn_of_what_stays",
 ]  # fmt: skip
 
@@ -214,7 +214,7 @@ def check_training(task: Task, settings: Settings) -> None:
     _check_targets(targets, classifies, settings)
     tried, device = copied(model), device_of(model)
     inputs, labels = samples[0][:2], samples[1][:2]
-    if isinstance(source, LoaderSource):  # a whole batch, for not every model or loss can take a part of one
+    if source is not None:  # a whole batch, for not every model or loss can take a part of one
         inputs, labels, _ = next(iter(source.batches(torch.Generator().manual_seed(0))))
     if not epochs:
         _unfreeze(tried, task.layers)  # guidance asks for the gradients of frozen weights, too
@@ -226,7 +226,7 @@ def check_training(task: Task, settings: Settings) -> None:
         ):
             outputs = at_least_float32(tried(inputs.to(device, copy=True)))
         if classifies:
-            loss = _cross_entropy(outputs, labels)
+            loss = _cross_entropy(outputs, labels, targets)
         elif has_loss and own is not None:
             loss = _own_loss(own, outputs, labels.to(device, copy=True))
         if epochs:
@@ -244,8 +244,6 @@ def check_training(task: Task, settings: Settings) -> None:
         raise EvopruneError(
             f"the training data {tuple(samples[0].shape[1:])} {samples[0].dtype} does not fit the model: {said(error)}"
         ) from error
-    if classifies and not targets.is_floating_point():
-        _check_labels(targets[targets != IGNORED], outputs.shape[1])
 
 
 def _check_targets(targets: Tensor, classifies: bool, settings: Settings) -> None:
@@ -303,12 +301,14 @@ def _check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-def _cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
+def _cross_entropy(outputs: Any, targets: Tensor, all_targets: Tensor) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise EvopruneError(
             f"the model gives a {type(outputs).__name__}, and cross-entropy needs logits (N, C); give a loss of your"
             " own, or leave `train` out"
         )
+    if outputs.dim() > 1 and not all_targets.is_floating_point():
+        _check_labels(all_targets[all_targets != IGNORED], outputs.shape[1])
     F.cross_entropy(outputs.detach().cpu(), targets.cpu())  # a label out of range would leave a GPU unusable
     return F.cross_entropy(outputs, targets.to(outputs.device))
 
@@ -330,22 +330,6 @@ def _are_probabilities(targets: Tensor) -> bool:
     if targets.dim() != 2 or targets.shape[1] < 2:
         return False
     return bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all())
-
-
-def check_state(model: nn.Module) -> None:
-    """Snapshots and weights hold tensors only, of kinds that safetensors has."""
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise EvopruneError(
-                f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and runs keep only"
-                " tensors; give a model without it"
-            )
-        if value.layout is not torch.strided or value.dtype == torch.complex128:
-            kind = "sparse" if value.layout is not torch.strided else str(value.dtype)
-            raise EvopruneError(
-                f"the model's state dict holds {name}, a {kind} tensor, and safetensors cannot keep it; give a model"
-                " without it, such as with register_buffer(..., persistent=False)"
-            )
 
 
 def warn_of_what_stays(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, cast
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evoprune import api
@@ -100,7 +101,9 @@ def prune(
         ),
     ] = None,
     budget: Annotated[BudgetName | None, typer.Option(help="What --sparsity counts; weights by default.")] = None,
-    preset: Annotated[PresetName, typer.Option(help="original: the reference's search, and its numbers in place of these defaults.")] = "default",
+    preset: Annotated[
+        PresetName, typer.Option(help="original: the reference's search, and its numbers in place of these defaults.")
+    ] = "default",
     guidance: Annotated[
         GuidanceName, typer.Option(help="What may be assumed of weights; with gradient masks tighten in training.")
     ] = "none",
@@ -291,15 +294,17 @@ def evaluate(
     """Score the pruned model of a run again, or a shipped network, beside what was recorded of it."""
 
     def call() -> None:
-        with Console(stderr=True).status(f"scoring {run} on the validation and test data"):
+        with Console(stderr=True).status(f"scoring {escape(str(run))} on the validation and test data"):
             found = api.evaluate(run, data)
         if as_json:
             print(json.dumps(found))
             return
-        table = Table(title=f"{found['model']} in {run}", title_justify="left")
+        table = Table(title=escape(f"{found['model']} in {run}"), title_justify="left")
         table.add_column("")
         for column, side in (("measured now", found), ("recorded", found["recorded"])):
-            table.add_column(f"{column}, on {Path(side['data']).name}" if side["data"] else column, justify="right")
+            table.add_column(
+                escape(f"{column}, on {Path(side['data']).name}") if side["data"] else column, justify="right"
+            )
         for name in api.RECORDED:
             table.add_row(name.replace("_", " "), *(_number(side[name]) for side in (found, found["recorded"])))
         Console().print(table)
@@ -345,11 +350,13 @@ def layers(
             rows = [{"name": la.name, "kind": la.kind, "shape": la.shape, "weights": la.size} for la in found]
             print(json.dumps(rows))
             return
-        table = Table(title=f"{model}: {sum(la.size for la in found):,} weights can be pruned", title_justify="left")
+        table = Table(
+            title=escape(f"{model}: {sum(la.size for la in found):,} weights can be pruned"), title_justify="left"
+        )
         for column in ("layer", "kind", "shape", "weights"):
             table.add_column(column, justify="right" if column == "weights" else "left")
         for la in found:
-            table.add_row(la.name, la.kind, " x ".join(map(str, la.shape)), f"{la.size:,}")
+            table.add_row(escape(la.name), la.kind, " x ".join(map(str, la.shape)), f"{la.size:,}")
         Console().print(table)
 
     _guard(call, debug)
@@ -386,8 +393,8 @@ def train(
     }  # fmt: skip
 
     def call() -> None:
-        if seed < 0:
-            raise EvopruneError(f"--seed {seed}: expected 0 or more")
+        if not 0 <= seed < 2**64:
+            raise EvopruneError(f"--seed {seed}: expected a number from 0 to 2**64 - 1")
         if out.suffix != ".safetensors":
             raise EvopruneError(f"--out {out}: weights become safetensors; give a name that ends in .safetensors")
         begun = Path(f"{out}.part").exists()  # with --overwrite, and then interrupted

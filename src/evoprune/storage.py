@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from evoprune.core import EvopruneError
 
 __all__ = [
     "as_safetensors",
+    "check_state",
     "check_writable",
     "digest_of",
     "finite",
@@ -30,6 +31,22 @@ __all__ = [
     "write_atomic",
     "write_json",
 ]
+
+
+def check_state(model: nn.Module) -> None:
+    """Raise EvopruneError where a model's state dict holds what safetensors cannot keep."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise EvopruneError(
+                f"the model's state dict holds {name}, a {type(value).__name__} (get_extra_state), and files keep only"
+                " tensors; give a model without it"
+            )
+        if value.layout is not torch.strided or value.dtype == torch.complex128:
+            kind = "sparse" if value.layout is not torch.strided else str(value.dtype)
+            raise EvopruneError(
+                f"the model's state dict holds {name}, a {kind} tensor, and safetensors cannot keep it; give a model"
+                " without it, such as with register_buffer(..., persistent=False)"
+            )
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.checks import check_state, check_training, warn_of_what_stays
+from evoprune.checks import check_training, warn_of_what_stays
 from evoprune.core import EvopruneError, prunable_layers, resolve_layers, spread
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
-from evoprune.storage import digest_of, read_tensors
+from evoprune.storage import check_state, digest_of, read_tensors
 from evoprune.training import Loss, TensorSource, as_source, first_samples
 from evoprune.zoo import (
     BUILT_IN,
@@ -110,7 +110,6 @@ def named_task(
         if same_data:
             raise EvopruneError(f"{changed}; put it back, or prune again with --overwrite")
         log.warning("%s; scores cannot be compared with the recorded ones", changed)
-    check_state(model)
     warn_of_what_stays(model)
     check_data_fits(model, data)
     device = device_named(settings.device)
@@ -142,6 +141,7 @@ def named_model(settings: Settings, weights: dict[str, Tensor] | None = None, so
             " and evoprune.evaluate"
         )
     model = load_model(settings.model, directory=settings.directory)
+    check_state(model)
     checkpoint = _checkpoint_of(settings)
     if weights is not None:
         load_weights(model, weights, source)

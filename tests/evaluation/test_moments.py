@@ -123,3 +123,6 @@ def test_layers_before_a_batch_norm_are_found() -> None:
     assert layers_normed(model, names, images(2)) == {"direct"}
     assert layers_normed(nn.DataParallel(model), names, images(2)) == {"direct"}
     assert layers_normed(model, names[1:], images(2)) == set()
+    for inplace in (False, True):  # the same tensor, with other values
+        model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace), nn.BatchNorm2d(3))
+        assert layers_normed(model, ["0"], images(2)) == set()

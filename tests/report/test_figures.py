@@ -3,14 +3,16 @@
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from evoprune.report import search_figures
-from evoprune.report.axes import Break, spans
+from evoprune.report import search_figures, write_report
+from evoprune.report.axes import Break, ScoreAxis, draw_levels, spans
 from evoprune.report.figures import mask_drawings, run_drawings
 from evoprune.report.front_figure import front
 from evoprune.report.mask_figures import mask_image
@@ -192,6 +194,23 @@ def test_masks_follow_the_model_not_the_file(run_dir):
     assert [drawing.title for drawing in mask_drawings(read_run(run_dir))] == [
         "feature.0", "feature.3", "classifier.1", "classifier.3", "classifier.5",
     ]  # fmt: skip
+
+
+def test_of_many_masks_some_are_taken_evenly(run_dir, monkeypatch):
+    monkeypatch.setattr("evoprune.report.figures.MOST_MASKS", 3)
+    assert [drawing.title for drawing in mask_drawings(read_run(run_dir))] == [
+        "feature.0", "classifier.1", "classifier.5",
+    ]  # fmt: skip
+    text = re.sub(r"\s+", " ", write_report(run_dir).read_text())
+    assert "2 of 5 layers are left out here" in text
+
+
+@pytest.mark.parametrize(("floor", "said"), [(0.8, "floor 80.00 %"), (0.5, "floor 50.00 %\nlies lower")])
+def test_a_floor_far_below_the_scores_is_a_note_and_no_line(floor, said):
+    axes = Figure().subplots()
+    draw_levels(axes, ScoreAxis(accuracy=True, dense=None, floor=floor), [0.85, 0.95], LIGHT)
+    assert [text.get_text() for text in axes.texts] == [said]
+    assert len(axes.lines) == (floor == 0.8)
 
 
 def test_every_figure_draws_in_both_themes_and_differs(run_dir):

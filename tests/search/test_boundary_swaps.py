@@ -55,7 +55,7 @@ def test_every_layer_keeps_its_number_and_only_the_boundary_moves(case: tuple[Bo
             )
             for part, start, ranks, count in parts:
                 moved = ranks[(part != start).any(0)]
-                reach = math.ceil(operator.reach * count)
+                reach = min(math.ceil(operator.reach * count), len(ranks) - count)
                 assert bool(((moved >= count - reach) & (moved < count + reach)).all())
 
 

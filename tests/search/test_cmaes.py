@@ -29,6 +29,11 @@ def test_learns_what_the_package_learns_from_the_same_candidates(length: int, si
         np.testing.assert_allclose(state["covariance"].numpy(), theirs._C, rtol=1e-4, atol=1e-9)
 
 
+def test_the_first_of_all_is_the_start() -> None:
+    first = CMAES(Shares(3), 4).ask(None, torch.Generator().manual_seed(0))[0]
+    assert (first.abs().sum(1) == 0).tolist() == [True, False, False, False]
+
+
 def test_draws_from_the_distribution_it_has_learned() -> None:
     algorithm = CMAES(Shares(2), 6000, sigma=0.5)
     covariance = torch.tensor([[2.0, 0.9], [0.9, 1.0]], dtype=torch.float64)

@@ -55,3 +55,8 @@ def test_shares_are_in_proportion_where_nothing_binds() -> None:
     capacity, unit = torch.tensor([1000, 1000]), torch.tensor([10, 1])
     counts = share_costs(torch.tensor([[0.0, 0.0]]), torch.tensor([100, 100]), capacity, unit, 4403)
     assert counts.tolist() == [[400, 403]]
+
+
+def test_what_is_left_over_goes_to_the_largest_remainders() -> None:
+    size = torch.tensor([100] * 3)
+    assert share_costs(torch.zeros(1, 3), size // 2, size, torch.ones_like(size), 32).tolist() == [[11, 11, 10]]

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from evoprune.search import Algorithm, BoundarySwaps, InTurn, Population, Shares, best_of, make_algorithm, share_budget
+from evoprune.search import (
+    Algorithm,
+    BoundarySwaps,
+    EvoPress,
+    InTurn,
+    Population,
+    Shares,
+    best_of,
+    make_algorithm,
+    share_budget,
+)
 
 SIZES, KEEP, TURN = [30, 12], 14, 4
 RANKS = torch.cat([torch.randperm(size, generator=torch.Generator().manual_seed(0)) for size in SIZES])
@@ -47,6 +57,10 @@ def test_neither_is_screened_in_its_first_population(make: Callable[[], InTurn])
         screened.append(algorithm.screens(population))
         population = step(algorithm, population, number)
     assert screened == [number not in (0, TURN) for number in range(2 * TURN)]
+
+
+def test_it_is_screened_as_its_algorithms_are() -> None:
+    assert in_turn("evopress").screening == EvoPress(Shares(2), 6).screening != ()
 
 
 def test_the_second_goes_on_from_the_best_of_the_first(make: Callable[[], InTurn]) -> None:

@@ -12,16 +12,16 @@ from evoprune.search import OriginalGA, Population
 
 
 class HeapModel:
-    """The reference system's population: (fitness, order of birth, genome) on a heap, the worst on top."""
+    """The reference system's population on a heap: the worst on top, the youngest of equals."""
 
     def __init__(self, genomes: list[list[bool]], fitness: list[float]) -> None:
         self.born = len(genomes)
-        self.heap = list(zip(fitness, range(self.born), genomes, strict=True))
+        self.heap = list(zip(fitness, range(0, -self.born, -1), genomes, strict=True))
         heapq.heapify(self.heap)
 
     def replace(self, children: list[list[bool]], fitness: list[float]) -> None:
         for value, child in zip(fitness, children, strict=True):
-            heapq.heappush(self.heap, (value, self.born, child))
+            heapq.heappush(self.heap, (value, -self.born, child))
             self.born += 1
         for _ in children:
             heapq.heappop(self.heap)
@@ -30,13 +30,17 @@ class HeapModel:
         return sorted((value, genome) for value, _, genome in self.heap)
 
 
-def value_of(genomes: Tensor) -> Tensor:
+def plain_value_of(genomes: Tensor) -> Tensor:
     weights = torch.linspace(-1, 2, genomes.shape[1], dtype=torch.float64)
     return genomes.double() @ (weights + 0.1 * weights.sin())
 
 
+@pytest.mark.parametrize("levels", [0, 2])
 @pytest.mark.parametrize("seed", range(3))
-def test_replacement_is_the_heaps(seed: int) -> None:
+def test_replacement_is_the_heaps(seed: int, levels: int) -> None:
+    def value_of(genomes: Tensor) -> Tensor:
+        return plain_value_of(genomes).div(levels).floor() if levels else plain_value_of(genomes)
+
     algorithm = OriginalGA(40, 6, mutation_rate=0.1)
     rng = torch.Generator().manual_seed(seed)
     genomes, _ = algorithm.ask(None, rng)

@@ -240,3 +240,12 @@ def test_a_teacher_that_changes_its_inputs_changes_none_of_the_models() -> None:
     net.register_forward_pre_hook(lambda _, given: seen.append(bool(given[0].any())))
     train_epoch(net, source, recipe, recipe.make_optimizer(net), 0, torch.Generator().manual_seed(0), Erasing())
     assert seen == [True]
+
+
+def test_what_a_model_says_of_a_whole_batch_is_not_taken_for_a_batch_of_one() -> None:
+    class Refusing(nn.Linear):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        epochs(Refusing(5, 2), Recipe(epochs=1))

@@ -1,7 +1,9 @@
 """Names, splits, normalization, and models that do not fit."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from evoprune.zoo import Data, check_data_fits, data, load_data
 from evoprune.zoo.data import stratified_cut
 from evoprune.zoo.images import Images
 
-from .conftest import WriteSplit
+from .conftest import WriteSplit, images, png
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,20 @@ def test_a_folder_is_named_after_itself(folder: Path, write: WriteSplit) -> None
             load_data(str(folder), val_size=size)
 
 
+def test_a_single_training_image_cannot_be_cut(folder: Path, write: WriteSplit) -> None:
+    write("train", labels=[0])
+    write("test", labels=[0])
+    with pytest.raises(EvopruneError, match="has one image; a part of it is held out as validation"):
+        load_data(str(folder))
+
+
+def test_a_channel_that_never_changes_is_no_division_by_zero(folder: Path, write: WriteSplit) -> None:
+    flat = png(np.zeros((8, 8), np.uint8))
+    for split in ("train", "test"):
+        write(split, labels=[0, 1] * 8, image=images(*[flat] * 16))
+    assert not load_data(str(folder)).train.inputs.any()
+
+
 def test_unknown_names() -> None:
     with pytest.raises(
         EvopruneError, match=r"neither a folder nor one of mnist-sample, mnist, cifar10.*mean mnist-sample"
@@ -100,9 +116,10 @@ def test_a_named_data_set_is_downloaded_once(
         asked.append((repository, repo_type, allow_patterns))
         write("plain_text/train")
         write("plain_text/test")
-        folder.rename(local_dir)
+        shutil.copytree(folder / "plain_text", local_dir / "plain_text")
 
-    data_folder.mkdir()
+    (data_folder / "cifar10").mkdir(parents=True)  # an earlier download was broken off
+    shutil.copy(write("train-00000-of-00001"), data_folder / "cifar10")
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert len(load_data("cifar10").test) == len(load_data("cifar10").test) == 16
     assert asked == [("uoft-cs/cifar10", "dataset", "*.parquet")]

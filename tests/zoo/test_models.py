@@ -1,9 +1,11 @@
 """Model names, factories, and the shipped checkpoint."""
 
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,6 +102,8 @@ def test_the_shipped_models_are_trained(name: str) -> None:
 
 
 MODULE = """
+import random
+import numpy as np
 from torch import nn
 import torch
 
@@ -122,6 +126,11 @@ def leaving():
 def lazy():
     return nn.LazyLinear(3)
 
+class Drawn(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+        self.weight.data[0] = float(np.random.rand()) + random.random()
+
 size = 4
 """
 
@@ -134,6 +143,22 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
     yield "my_models"
     sys.modules.pop("my_models", None)
+
+
+def test_weights_drawn_by_numpy_and_python_depend_on_the_seed_too(module: str) -> None:
+    def drawn() -> tuple[float, float]:
+        return np.random.rand(), random.random()  # noqa: NPY002
+
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    expected = [drawn(), drawn()]
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    before = drawn()
+    one, same, other = (load_model(f"{module}:Drawn", seed=seed).weight for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert [before, drawn()] == expected
 
 
 @pytest.mark.parametrize("factory", ["Net", "zoo.small"])

@@ -1,5 +1,6 @@
 """Folders of parquet splits: what is read, and what is said when it cannot be."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 from evoprune.core import EvopruneError
@@ -28,6 +30,23 @@ def test_gray_images_are_read_exactly_and_in_order(folder: Path, write: WriteSpl
     assert train.labels.tolist() == [0, 1, 2, 1, 0]
     assert train.labels.dtype == torch.int64
     assert train.classes == test.classes == 3
+
+
+def test_an_image_is_counted_over_all_files_of_its_split(folder: Path, write: WriteSplit) -> None:
+    write("train-00000-of-00002", labels=[0, 1, 2])
+    write("train-00001-of-00002", labels=[1, 0], image=images(png(pixels_of(0)), b"no image"))
+    write("test", labels=[2])
+    with pytest.raises(EvopruneError, match=f"{folder}: image 4 cannot be decoded"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("mode", ["1", "LA"])
+def test_images_without_colours_have_one_channel(mode: str, folder: Path, write: WriteSplit) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (8, 8), 255 if mode == "1" else (255, 9)).save(buffer, "PNG")
+    for split in ("train", "test"):
+        write(split, labels=[0], image=images(buffer.getvalue()))
+    assert torch.equal(read_folder(folder)[0].pixels, torch.full((1, 1, 8, 8), 255, dtype=torch.uint8))
 
 
 def test_colour_images_have_three_channels_in_the_order_red_green_blue(folder: Path, write: WriteSplit) -> None:

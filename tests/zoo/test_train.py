@@ -1,5 +1,6 @@
 """Training: it learns, it is deterministic, and an interrupted training ends with the same bits."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,30 @@ def test_a_diverging_training_says_so(tiny: Data, tmp_path: Path) -> None:
 def test_a_model_of_another_shape_is_refused(tiny: Data, tmp_path: Path) -> None:
     with pytest.raises(EvopruneError, match=r"cannot take images \(C, H, W\) = \(1, 6, 6\)"):
         train(nn.Linear(5, 2), tiny, RECIPE, 0, tmp_path / "net.safetensors")
+
+
+def test_seconds_are_of_all_epochs_and_the_model_keeps_its_layout(
+    tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("evoprune.zoo.trainer.time.perf_counter", lambda: next(ticks))
+    out, model = tmp_path / "net.safetensors", make()
+    with pytest.raises(Stop):
+        train(model, tiny, RECIPE, 0, out, on_epoch=stop_after(2))
+    model = make()
+    history = train(model, tiny, RECIPE, 0, out)["history"]
+    assert [epoch["seconds"] for epoch in history] == [1, 2, 3, 4]
+    assert model[0].weight.is_contiguous()
+
+
+def test_a_model_whose_state_no_file_can_hold_is_refused_before_it_trains(tiny: Data, tmp_path: Path) -> None:
+    class Extra(nn.Sequential):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 1}
+
+    with pytest.raises(EvopruneError, match="_extra_state, a dict"):
+        train(Extra(*make()), tiny, RECIPE, 0, tmp_path / "net.safetensors")
+    model = make()
+    model.register_buffer("phases", torch.zeros(2, dtype=torch.complex128))
+    with pytest.raises(EvopruneError, match=r"phases, a torch.complex128 tensor"):
+        train(model, tiny, RECIPE, 0, tmp_path / "net.safetensors")

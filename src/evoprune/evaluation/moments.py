@@ -66,15 +66,17 @@ def layers_normed(model: nn.Module, names: Iterable[str], inputs: Tensor) -> set
     Once such a norm is measured anew, the mean of the output plays no part.
     """
     wanted, norms, found = set(names), {id(norm) for norm in batch_norms(model)}, set[str]()
-    outputs: dict[int, tuple[str, object]] = {}  # kept, so that no other has the same id
+    outputs: dict[int, tuple[str, int, Tensor]] = {}  # the tensor, so that no other has its id
 
     def take(_: str, module: nn.Module, given: Tensor) -> None:
         if id(module) in norms and id(given) in outputs:
-            found.add(outputs[id(given)][0])
+            layer, version = outputs[id(given)][:2]
+            if given._version == version:  # else an activation in place came between
+                found.add(layer)
 
     def give(name: str, output: object) -> None:
-        if name in wanted:
-            outputs[id(output)] = name, output
+        if name in wanted and isinstance(output, Tensor):
+            outputs[id(output)] = name, output._version, output
 
     watch_inputs(model, inputs, lambda name, module: name in wanted or id(module) in norms, take, give)
     return found

@@ -81,7 +81,8 @@ def advise(
         masks: what stays at present.
         left: number of the stage that pruned a weight, of the weights' shapes.
         samples: (N, ...) inputs and (N,) targets of the training data; None when there are none.
-        smallest: the lowest density that a layer may get, as a share of its present one.
+        smallest: down to which density a layer's weights get an order, as a share of its present one; below it the
+            order is random (`none`, `learned`).
         seed_path: run seed and place in the run, for random numbers.
         on_layer: told how many layers are done, where that takes long (`none`).
         loss: whose gradients count (`gradient`); cross-entropy by default.
@@ -128,7 +129,7 @@ def _in_all_layers(comparable: Mapping[str, Tensor], orders: Mapping[str, Tensor
             mask = masks[name].flatten()
             rank = orders[name][mask].argsort().argsort()
             found[name] = torch.full(mask.shape, -1.0, dtype=known.dtype)
-            found[name][mask] = known[rank * len(known) // max(1, len(rank))]
+            found[name][mask] = known[rank * len(known) // len(rank)]
     return [found[name] for name in orders]
 
 
@@ -139,7 +140,7 @@ def _even(values: Tensor, mask: Tensor, left: Tensor, rng: torch.Generator) -> T
     the freshest; in random order where nothing else is known.
     """
     pruned = left.double() + torch.rand(mask.shape, generator=rng, dtype=torch.float64) - LAST_STAGE
-    values = torch.where(mask, values.cpu().double(), pruned).flatten()
+    values = torch.where(mask, values.double(), pruned).flatten()
     ranks = torch.empty(len(values))
     ranks[values.argsort(stable=True)] = torch.arange(len(values)) / len(values)
     return ranks

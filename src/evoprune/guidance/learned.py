@@ -75,7 +75,7 @@ def learned_ranks(
     ranks = {}
     for index, layer in enumerate(layers):
         distances = _distances(model, score, layer.name, memory_mb)
-        ranks[layer.name] = eliminate(distances, masks[layer.name].cpu(), smallest, generator(*seed_path, index))
+        ranks[layer.name] = eliminate(distances, masks[layer.name], smallest, generator(*seed_path, index))
     return ranks
 
 

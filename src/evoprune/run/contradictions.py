@@ -107,8 +107,6 @@ def _refuse_unfit_algorithm(given: Mapping[str, Any], chosen: Mapping[str, Any])
 
 def spaces_of(algorithm: object) -> list[str]:
     """The spaces that an algorithm can search; all of them where there is no such algorithm."""
-    if algorithm == "nsga2":  # its front is of layers' shares: only they leave the total free
-        return ["allocation"]
     entry = ALGORITHMS.get(str(algorithm))
     return [space for space, genes in GENES.items() if entry is None or entry.evolves(genes)]
 

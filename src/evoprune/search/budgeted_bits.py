@@ -135,7 +135,9 @@ class BudgetedBits:
     def _steps(self, population: Population, mothers: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """What the children inherit of both step sizes."""
         step, rate = population.traits["budget_step"][mothers], population.traits["mutation_rate"][mothers]
-        step = adapted(step, (2 * len(self.sizes)) ** -0.5, min(0.02, self.budget_step), 2.0, rng)
+        step = adapted(
+            step, (2 * len(self.sizes)) ** -0.5, min(0.02, self.budget_step), max(2.0, self.budget_step), rng
+        )
         return step, adapted(rate, 0.5, min(1e-5, self.mutation_rate), max(0.2, self.mutation_rate), rng)
 
     def _children(

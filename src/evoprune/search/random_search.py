@@ -26,7 +26,7 @@ class RandomSearch(Algorithm):
     size: int = 12
 
     def ask(self, population: Population | None, rng: torch.Generator) -> Proposal:
-        """P genomes of a first population; the start, which is always the first of one, is asked for once."""
+        """P genomes of a first population; the start's, which is always the first of one, is asked for once."""
         if population is None:
             return self.genes.first(self.size, rng)
         genomes, traits = self.genes.first(self.size + 1, rng)

@@ -53,7 +53,7 @@ ALGORITHMS: dict[str, Entry] = {
     "evopress": Entry(EvoPress),
     "cmaes": Entry(CMAES, (Shares,)),
     "pbil": Entry(PBIL, (BudgetedBits,)),
-    "nsga2": Entry(NSGA2, check_installed=load_pymoo),
+    "nsga2": Entry(NSGA2, (Shares,), load_pymoo),
     "random": Entry(RandomSearch),
 }
 

@@ -72,7 +72,7 @@ def evolve_units(
         fits = may_move.gather(1, bits) & alive
         fits[:, 1:] &= bits[:, 1:] != bits[:, :-1]  # drawn twice
         alone = taken * (taken * moment.diagonal()[bits] + 2 * pull.gather(1, bits))
-        alone, pick = alone.masked_fill(~fits, float("inf")).topk(min(most, bits.shape[1]), largest=False)
+        alone, pick = alone.masked_fill(~fits, float("inf")).topk(most, largest=False)
         return bits.gather(1, pick), taken.gather(1, pick), alone.isfinite()
 
     for generation in range(generations):

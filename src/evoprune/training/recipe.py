@@ -34,7 +34,8 @@ class Recipe:
         schedule: `one-cycle` rises linearly over the first tenth of the steps and falls to zero along a
             cosine (Smith & Topin 2017); `cosine` only falls (Loshchilov & Hutter 2017); `constant` stays.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
-        shift: each image is moved by up to this many pixels both ways, black coming in at the edge.
+        shift: each image is moved by up to this many pixels both ways; what comes in at the edge is black,
+            or zero where evoprune did not read the images.
         flip: mirror each image with probability 1/2; for photographs, not for digits.
         cutout: a square of this many pixels a side is made black in each image, anywhere, even partly outside
             (DeVries & Taylor 2017).

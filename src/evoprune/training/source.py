@@ -88,7 +88,7 @@ class TensorSource:
             )
         self.inputs, self.targets = inputs.to(device), targets.to(device)
         self.batch_size, self.shift, self.flip, self.cutout = batch_size, shift, flip, cutout
-        self.fill = (torch.zeros(1) if fill is None else fill).to(device)
+        self.fill = (torch.zeros(1) if fill is None else fill).to(device, inputs.dtype)
         self.steps = math.ceil(len(inputs) / batch_size)
         self.windows = self._windows()
         self.teacher_logits: Tensor | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, few, prefix_of, said, strip_module_prefix
-from evoprune.storage import read_tensors, save_tensors
+from evoprune.storage import check_state, read_tensors, save_tensors
 from evoprune.zoo.parts import INDEX, read_parts
 
 __all__ = ["load_checkpoint", "load_tensors", "save_checkpoint"]
@@ -72,13 +72,11 @@ def save_checkpoint(model: nn.Module, path: str | Path, metadata: Mapping[str, s
     everywhere.
 
     Raises:
-        EvopruneError: the file cannot be written (a full disk, a folder without permission); a file that was
-            there before is left as it was.
+        EvopruneError: the state holds more than tensors, or the file cannot be written (a full disk, a folder
+            without permission); a file that was there before is left as it was.
     """
+    check_state(model)
     state = model.state_dict()
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise EvopruneError(f"{name!r} of the model's state is a {type(value).__name__}; only tensors can be saved")
     prefix = prefix_of(model)
     save_tensors({name.removeprefix(prefix): value for name, value in state.items()}, path, metadata)
 

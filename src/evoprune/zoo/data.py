@@ -81,6 +81,10 @@ def load_data(name_or_dir: str, seed: int = 0, val_size: int | None = None) -> D
         EvopruneError: unknown name, unusable folder or images, no network, or `val_size` out of range.
     """
     name, train, test = _read(name_or_dir)
+    if len(train.labels) < 2:
+        raise EvopruneError(
+            f"the training split of {name_or_dir} has one image; a part of it is held out as validation"
+        )
     if val_size is None:
         val_size = min(5000, max(1, len(train.labels) // 8))
     if not 1 <= val_size < len(train.labels):

@@ -9,11 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from evoprune.core import EvopruneError, check_initialized, did_you_mean, said
-from evoprune.training import Recipe
+from evoprune.training import OwnRandomState, Recipe
 from evoprune.zoo.lenet import LeNet5
 from evoprune.zoo.lenet_caffe import LeNet5Caffe
 from evoprune.zoo.resnet import ResNet18
@@ -107,15 +106,14 @@ def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Mod
     Args:
         spec: a built-in name (`lenet5`) or `package.module:factory`, a callable without arguments that
             returns an nn.Module. The current directory is importable, as with `python -m`.
-        seed: for the random weights; the global random state is left as found.
+        seed: for the random weights; also of numpy and Python; global random states are left as found.
         directory: importable, too: where the run that names the model was started.
 
     Raises:
         EvopruneError: unknown name, or a factory that cannot be imported, fails or returns something else.
     """
     factory = _factory(spec, directory)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with OwnRandomState(seed).active():
         try:
             model = factory()
         except (Exception, SystemExit) as error:  # whatever a user's factory raises

@@ -56,7 +56,6 @@ def load_state(part: Path, model: nn.Module, optimizer: optim.Optimizer, setting
     try:
         tensors, metadata = read_tensors(part)
         found, history = json.loads(metadata["settings"]), json.loads(metadata["history"])
-        found.setdefault("device", "cpu")  # of before there was a choice
         whole = metadata["shapes"] == shapes_of(tensors)
     except (EvopruneError, KeyError, ValueError) as error:
         raise EvopruneError(f"{part} is damaged; delete it to train from the start") from error

@@ -14,7 +14,7 @@ from torch import nn
 
 from evoprune.core import generator
 from evoprune.scoring import Accuracy, device_of
-from evoprune.storage import check_writable
+from evoprune.storage import check_state, check_writable
 from evoprune.training import Recipe, TensorSource, repeatable, reuse_freed_memory, set_memory_format, train_epoch
 from evoprune.zoo.checkpoint import save_checkpoint
 from evoprune.zoo.data import Data, Split, check_data_fits, check_size_fits
@@ -62,6 +62,7 @@ def train(
     """
     reuse_freed_memory()
     part = Path(f"{out}.part")
+    check_state(model)
     check_data_fits(model, data)
     if recipe.first_size:
         check_size_fits(model, data.train.inputs, [recipe])
