@@ -16,7 +16,8 @@ SOURCE = ROOT / "src" / "evoprune"
 
 ROOMS = (
     "core", "storage", "training", "scoring", "search", "spaces", "surgery", "zoo", "evaluation", "guidance", "run",
-    "report", "progress", "checks", "tasks", "surroundings", "again", "api", "evoprune", "cli", "__main__",
+    "report", "progress", "checks", "training_checks", "tasks", "surroundings", "again", "api", "evoprune", "cli",
+    "__main__",
 )  # fmt: skip
 """A room may import itself and the rooms before it; `evoprune` is the package's own __init__.py."""
 

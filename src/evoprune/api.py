@@ -19,7 +19,6 @@ from evoprune.checks import (
     check_guidance,
     check_model,
     check_test,
-    check_training,
     copied,
     recalibrates,
     warn_of_changing_buffers,
@@ -47,6 +46,7 @@ from evoprune.storage import save_tensors
 from evoprune.surroundings import like, surroundings
 from evoprune.tasks import given_task, named_task, read_weights
 from evoprune.training import Loss, is_pair
+from evoprune.training_checks import check_training
 from evoprune.zoo import BUILT_IN, NETWORKS, check_size_fits, load_network
 
 __all__ = ["evaluate", "finetune", "prune", "prune_named", "resume"]

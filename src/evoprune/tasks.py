@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evoprune.checks import check_training, warn_of_what_stays
+from evoprune.checks import warn_of_what_stays
 from evoprune.core import EvopruneError, prunable_layers, resolve_layers, spread
 from evoprune.run import Settings, Task
 from evoprune.scoring import Accuracy, CallableScore, DataScore, as_score, device_of
 from evoprune.storage import check_state, digest_of, read_tensors
 from evoprune.training import Loss, TensorSource, as_source, first_samples
+from evoprune.training_checks import check_training
 from evoprune.zoo import (
     BUILT_IN,
     DATA_NAMES,
