@@ -293,7 +293,8 @@ def run(
     given = {name: value for name, value in place.items() if name not in ("chain", "dense")}
     settings = make_settings(**given, **goal, **OURS.get(method, OURS[beside]))
     if method in OURS:
-        told_apart = hashlib.sha256(json.dumps([own, targets]).encode()).hexdigest()[:8]
+        told_by = [own, targets, record.commit()] if again else [own, targets]
+        told_apart = hashlib.sha256(json.dumps(told_by).encode()).hexdigest()[:8]
         name = f"run-{own['model']}-{method}-{targets[-1]}-{own['seed']}-{told_apart}"
         with nullcontext(keep) if keep else TemporaryDirectory() as runs:
             by_evoprune(model, data, settings, Path(runs) / name, report)

@@ -28,6 +28,7 @@ import evoprune
 from evoprune import EvopruneError, api, tasks
 from evoprune.core import generator
 from evoprune.evaluation import make_evaluator
+from evoprune.evaluation.moments import layer_moments
 from evoprune.report import write_report
 from evoprune.run import Runner, searching, time_limit
 from evoprune.run.state import load_state, save_state
@@ -586,7 +587,7 @@ def test_models_of_other_precision(dtype: torch.dtype, guidance: str) -> None:
 def test_a_batch_that_cannot_be_trained_on_is_found_before_the_search() -> None:
     events: list[dict[str, Any]] = []
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    with pytest.raises(EvopruneError, match=r"does not fit the model: .* more than 1 value per channel"):
+    with pytest.raises(EvopruneError, match=r"cannot train on a batch of one sample: .* use larger batches"):
         quick(net, batch_size=1, recalibrate=False, listener=events.append)
     assert not events
 
@@ -1093,6 +1094,14 @@ class Whole(nn.Module):
 def test_batch_norms_are_measured_on_batches_as_they_are_trained_on() -> None:
     given = {"guidance": "magnitude", "train": [data()], "recalibrate": None}
     assert quick(Whole(), margin, **given).summary["finetune"]["epochs"] == 2
+
+
+def test_a_model_that_takes_whole_batches_alone_is_left_to_the_reference(caplog: pytest.LogCaptureFixture) -> None:
+    result = quick(Whole(), train=[data()], guidance="magnitude")
+    assert result.sparsity == pytest.approx(0.6, abs=0.01)
+    assert "or it takes whole batches alone" in caplog.text
+    with pytest.raises(EvopruneError, match="does not run on one input: AssertionError: not all samples"):
+        quick(Whole(), train=[data()], guidance="magnitude", space="allocation", budget="flops")
 
 
 def test_where_batch_norms_cannot_be_measured_it_is_said_and_they_are_not(caplog: pytest.LogCaptureFixture) -> None:
@@ -2317,3 +2326,103 @@ def test_an_unfinished_runs_journal_counts_evaluations_as_its_result_does() -> N
     summary = quick(model(), listener=events.append).summary
     last = [event for event in events if event["event"] == "generation"][-1]
     assert last["full_evaluations"] == summary["search"]["full_evaluations"]
+
+
+def test_a_teacher_that_draws_in_eval_mode_teaches_the_same_again() -> None:
+    class Always(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(nn.functional.dropout(x, 0.5)) * (0.5 + np.random.rand() / 2)  # noqa: NPY002
+
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        expected = np.random.rand()  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002
+        net = Always()
+        net.inner.load_state_dict(model().state_dict())
+        weights.append(quick(net).model.state_dict())
+        assert np.random.rand() == expected  # noqa: NPY002
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_run_stopped_before_its_weights_were_kept_is_not_resumed_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evoprune.api.save_tensors", full)
+        with pytest.raises(OSError, match="no space"):
+            quick(model(), out=tmp_path / "run")
+    with pytest.raises(EvopruneError, match=r"had not begun.*start over with overwrite=True"):
+        evoprune.resume(tmp_path / "run", model(), evoprune.accuracy(data()), train=data())
+    quick(model(), out=tmp_path / "run", overwrite=True)
+
+
+@pytest.mark.parametrize("score", [evoprune.loss, evoprune.fidelity])
+def test_a_stage_whose_model_gives_nan_is_a_bad_one(score: Any, tmp_path: Path) -> None:
+    class Normalizing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(36, 8, bias=False), nn.Linear(8, 2)
+            self.first.weight.data.abs_()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x.flatten(1)).relu()
+            return self.second(x / x.norm(dim=1, keepdim=True))
+
+    torch.manual_seed(0)
+    inputs, targets = data()
+    result = quick(
+        Normalizing(), score((inputs.relu(), targets)), None, guidance="magnitude", passes=[0.3, 0.98], front=True,
+        out=tmp_path,
+    )  # fmt: skip
+    stages = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [event["val_score"] is None for event in stages if event["event"] == "stage_end"] == [False, True]
+    assert [point["sparsity"] for point in result.front] == [pytest.approx(0.3, abs=0.01)]
+
+
+def test_a_score_that_trains_the_model_is_refused() -> None:
+    def training(net: nn.Module) -> float:
+        with torch.no_grad():
+            net[-1].bias.add_(1)
+        return margin(net)
+
+    with pytest.raises(EvopruneError, match=r"the score changes the model's weights \(\d\.bias\).*deepcopy"):
+        quick(model(), training)
+
+
+def test_that_a_folder_holds_a_run_is_said_before_anything_is_scored(tmp_path: Path) -> None:
+    quick(model(), out=tmp_path / "run")
+    with pytest.raises(EvopruneError, match="already holds a run"):
+        quick(model(), lambda _: pytest.fail("scored"), out=tmp_path / "run")
+
+
+def test_the_masks_of_each_stage_are_there_while_the_run_goes_on(tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "stage_end":
+            kept.append(sum(int(mask.sum()) for mask in load_file(tmp_path / "masks.safetensors").values()))
+
+    result = quick(model(), out=tmp_path, passes=[0.3, 0.6], listener=listen)
+    assert len(kept) == 2
+    assert kept[0] > kept[1] == sum(int(mask.sum()) for mask in result.masks.values())
+
+
+def test_layers_of_very_many_inputs_have_a_random_order_and_it_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evoprune.evaluation.moments.MOST_INPUTS", 47)
+    net = model()
+    wide = [name for name, part in net.named_modules() if isinstance(part, nn.Linear)]
+    assert layer_moments(net, ["0", *wide], data()[0]).keys() == {"0"}
+    quick(net)
+    assert "or have too many inputs" in caplog.text
+    assert f"weights: {wide[0]}" in caplog.text

@@ -263,16 +263,24 @@ def test_finetune_keeps_the_masks(evoprune: Command, copied: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
-    "where", [(FineTuner, "epoch"), (later, "side"), (later, "save_tensors"), (result, "write_json")]
+    "where", [(FineTuner, "epoch"), (later, "side"), (later, "save_tensors"), (result, "write_json"), "stage_end"]
 )
 def test_a_finetune_that_is_interrupted_changes_nothing(
-    evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+    evoprune: Command, copied: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str] | str
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    append = Journal.append
+
+    def until_the_end(journal: Journal, event: dict[str, Any]) -> None:
+        append(journal, event) if event["event"] != where else interrupted()
+
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    monkeypatch.setattr(*where, interrupted)
+    if isinstance(where, str):
+        monkeypatch.setattr(Journal, "append", until_the_end)
+    else:
+        monkeypatch.setattr(*where, interrupted)
     ran = evoprune("finetune", copied, "--epochs", 1)
     assert ran.code == 130
     assert "nothing was changed" in ran.err

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evoprune.checks import check_model, copied
 from evoprune.core import EvopruneError, Masks, prunable_layers, sparsity_of, weight_of
 from evoprune.report import write_report
-from evoprune.run import Folder, Result, Settings, Task, front_of, read_points
+from evoprune.run import Folder, Result, Settings, Task, read_points
 from evoprune.run.task import Score
 from evoprune.scoring import DataScore, as_score
 from evoprune.surgery import load_masks
@@ -114,7 +114,7 @@ def recorded(folder: Folder, settings: Settings, model: nn.Module | None) -> Res
     score = summary["pruned"]["val_score"]
     if not folder.report.exists() or folder.report.stat().st_mtime_ns < folder.result.stat().st_mtime_ns:
         write_report(folder.path)
-    return Result(model, masks, sparsity_of(masks, layers), score, front_of(summary), summary, folder.path, points)
+    return Result(model, masks, sparsity_of(masks, layers), score, summary, folder.path, points)
 
 
 def load_pruned(model: nn.Module, folder: Folder, settings: Settings) -> Masks:

@@ -18,10 +18,10 @@ from evoprune.checks import (
     check_dense,
     check_guidance,
     check_model,
+    check_scoring,
     check_test,
     copied,
     recalibrates,
-    warn_of_changing_buffers,
 )
 from evoprune.core import EvopruneError, Masks, resolve_layers
 from evoprune.report import write_report
@@ -250,6 +250,11 @@ def _go_on(given: Given, folder: Folder, found: Settings, listener: Listener | N
             f"{folder.dense} is missing, the weights that the run began with; put it back from a copy, or start"
             " over with --overwrite"
         )
+    if given.model is not None and not folder.dense.exists():
+        raise EvopruneError(
+            f"the run in {folder.path} had not begun: it was stopped before the weights were kept; start over with"
+            " overwrite=True"
+        )
     dense = read_weights(folder.dense) if folder.dense.exists() else None
     given.check(train=found.has_train, test=found.has_test, loss=bool(found.has_loss))
     task, settings = given.task(found, dense, folder.dense, same_data=True)
@@ -375,7 +380,7 @@ def _begin(
     resolve_layers(task.layers, settings.layers)
     show_dense(task)
     check_test(task)
-    with warn_of_changing_buffers(task.model):
+    with check_scoring(task.model):
         dense_val_score = task.val_score(task.model)
     check_dense(task, settings, dense_val_score)
     costs_of(task, settings)

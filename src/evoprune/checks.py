@@ -20,8 +20,8 @@ from evoprune.surgery import NORM_SAMPLES, batch_norms, recalibrate
 from evoprune.training import first_batches
 
 __all__ = [
-    "check_dense", "check_guidance", "check_model", "check_test",
-    "copied", "recalibrates", "warn_of_changing_buffers", "warn_of_what_stays",
+    "check_dense", "check_guidance", "check_model", "check_scoring", "check_test",
+    "copied", "recalibrates", "warn_of_what_stays",
 ]  # fmt: skip
 
 FEWEST_SAMPLES = 64
@@ -49,7 +49,10 @@ def check_dense(task: Task, settings: Settings, dense_val_score: float) -> None:
         if not bool(torch.isfinite(parameter).all()):
             raise EvopruneError(f"the model's {name} has NaN or infinite values; give a model with finite weights")
     if abs(dense_val_score) == float("inf"):
-        raise EvopruneError(f"the score of the dense model is {dense_val_score}; expected a finite number")
+        raise EvopruneError(
+            f"the score of the dense model is {dense_val_score}; expected a finite number. Does the model give NaN or"
+            " infinite outputs?"
+        )
     floor = settings.floor
     if floor is not None and isinstance(task.val_score, Accuracy) and not 0 <= floor <= 1:
         hint = f"; did you mean {floor / 100:g}?" if 2 < floor <= 100 else ""
@@ -220,8 +223,12 @@ def warn_of_what_stays(model: nn.Module) -> None:
 
 
 @contextmanager
-def warn_of_changing_buffers(model: nn.Module) -> Iterator[None]:
-    """Warn where the buffers of a model change while it is scored."""
+def check_scoring(model: nn.Module) -> Iterator[None]:
+    """Look at what scoring a model does to it: warn where its buffers change.
+
+    Raises:
+        EvopruneError: its parameters changed.
+    """
 
     def values() -> dict[str, Tensor]:
         return {
@@ -230,8 +237,14 @@ def warn_of_changing_buffers(model: nn.Module) -> Iterator[None]:
             if buffer.is_floating_point() and buffer.layout is torch.strided
         }
 
+    parameters = [(name, parameter, parameter.detach().clone()) for name, parameter in model.named_parameters()]
     before = values()
     yield
+    if moved := [name for name, now, then in parameters if not ((now == then) | now.isnan()).all()]:
+        raise EvopruneError(
+            f"the score changes the model's weights ({few(moved)}), and what was scored has to stay as it is; let it"
+            " train a copy, such as copy.deepcopy(model)"
+        )
     if changed := [name for name, value in values().items() if name in before and not torch.equal(value, before[name])]:
         log.warning(
             "scoring changes buffers of the model, as observers of quantization do, so scores depend on what was scored"

@@ -260,7 +260,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Train the pruned model of a finished run further, its masks kept exactly."""
-    done = _watched(run / "result.json")
+    done = _watched(run / "result.json", Path.read_bytes)  # it may have been put back
 
     def call() -> None:
         with ProgressView(quiet) as view:
@@ -453,14 +453,14 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _watched(path: Path) -> Callable[[], bool]:
-    """Tells whether a file has been written since this call."""
+def _watched(path: Path, look: Callable[[Path], object] = lambda path: path.stat().st_mtime_ns) -> Callable[[], bool]:
+    """Tells whether a file is there and has been written since this call; or whether what `look` sees is another."""
 
-    def written() -> int:
-        return path.stat().st_mtime_ns if path.is_file() else 0
+    def seen() -> object:
+        return look(path) if path.is_file() else None
 
-    before = written()
-    return lambda: written() not in (0, before)
+    before = seen()
+    return lambda: seen() not in (None, before)
 
 
 def _guard(

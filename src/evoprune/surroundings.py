@@ -14,7 +14,7 @@ from torch import nn
 from evoprune.core import EvopruneError
 from evoprune.run import Settings
 from evoprune.scoring import device_of
-from evoprune.training import repeatable
+from evoprune.training import OwnRandomState, repeatable
 
 __all__ = ["like", "surroundings"]
 
@@ -42,8 +42,8 @@ def _uncompiled() -> AbstractContextManager[Any]:
 def surroundings(settings: Settings) -> Iterator[list[str]]:
     """Threads, random state, gradients and cuDNN as a run needs them; gives the warnings that come up inside.
 
-    The order of floating-point sums follows the number of threads, so it is a setting of the run. The global random
-    state is left as found, and training needs gradients wherever it is called from.
+    The order of floating-point sums follows the number of threads, so it is a setting of the run. Global random
+    states are left as found, and training needs gradients wherever it is called from.
 
     Raises:
         EvopruneError: torch makes new tensors elsewhere than on the CPU, where random numbers are drawn, or in half
@@ -66,7 +66,7 @@ def surroundings(settings: Settings) -> Iterator[list[str]]:
         with (
             repeatable(),
             _uncompiled(),
-            torch.random.fork_rng(devices=[]),
+            OwnRandomState(0).active(),
             torch.inference_mode(False),
             torch.enable_grad(),
         ):

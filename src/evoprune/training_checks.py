@@ -15,7 +15,7 @@ from evoprune.checks import copied
 from evoprune.core import EvopruneError, Layer, said, weight_of
 from evoprune.run import Settings, Task
 from evoprune.scoring import device_of
-from evoprune.training import Loss, OwnRandomState, TensorSource, at_least_float32
+from evoprune.training import Loss, OwnRandomState, TensorSource, at_least_float32, batch_of
 
 __all__ = ["check_training"]
 
@@ -52,6 +52,7 @@ def check_training(task: Task, settings: Settings) -> None:
         with (
             OwnRandomState(0).active(),
             settings.recipe(1, "constant").autocast(device) if epochs else nullcontext(),
+            batch_of(len(labels)),
         ):
             outputs = at_least_float32(tried(inputs.to(device, copy=True)))
         if classifies:
@@ -136,7 +137,7 @@ def _cross_entropy(outputs: Any, targets: Tensor, all_targets: Tensor) -> Tensor
             f"the model gives a {type(outputs).__name__}, and cross-entropy needs logits (N, C); give a loss of your"
             " own, or leave `train` out"
         )
-    if outputs.dim() > 1 and not all_targets.is_floating_point():
+    if targets.shape == (len(outputs), *outputs.shape[2:]) and not targets.is_floating_point():
         _check_labels(all_targets[all_targets != IGNORED], outputs.shape[1])
     F.cross_entropy(outputs.detach().cpu(), targets.cpu())  # a label out of range would leave a GPU unusable
     return F.cross_entropy(outputs, targets.to(outputs.device))

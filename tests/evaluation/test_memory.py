@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evoprune.core import EvopruneError
 from evoprune.evaluation import ReferenceEvaluator, SampledEvaluator, make_evaluator
@@ -107,6 +107,22 @@ def test_a_small_memory_gives_the_same_scores() -> None:
     evaluator, plans, wanted = evaluator_and_plans(memory_mb=1)
     assert torch.equal(evaluator(plans).score, wanted)
     assert evaluator.cache.bytes <= 1 << 19
+
+
+def test_large_candidates_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(8, 9000), nn.ReLU(), nn.Linear(9000, 3)).eval(), torch.randn(100, 8)
+    score = Accuracy(inputs, torch.arange(100) % 3)
+    evaluator = make_evaluator(model, score, ["0"], memory_mb=4)
+    assert isinstance(evaluator, SampledEvaluator)
+    sizes, part = [], evaluator._score
+    monkeypatch.setattr(evaluator, "_score", lambda plans, floor: sizes.append(len(plans["0"])) or part(plans, floor))
+    plans = {"0": torch.rand(7, 9000, 8) < 0.5}  # 288 kB each
+    found, wanted = evaluator(plans), ReferenceEvaluator(model, score)(plans)
+    assert sizes == [3, 3, 1]
+    assert torch.equal(found.score, wanted.score)
+    torch.testing.assert_close(found.loss, wanted.loss)
+    assert found.samples == 700
 
 
 def test_results_do_not_depend_on_what_was_scored_before() -> None:

@@ -74,7 +74,10 @@ def test_a_function_of_the_users_own_sees_them_too_and_is_counted_by_its_calls()
 def test_ways_that_cannot_be_taken_are_named_where_no_other_is_left(
     ways: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_evaluator(a_model(), Accuracy(images(40), torch.arange(40) % 3), ["0"], ways=ways, norm_batches=[images(40)])
+    score = Accuracy(images(40), torch.arange(40) % 3)
+    make_evaluator(a_model(), lambda model: 2 * score(model), ["0"], ways=ways, norm_batches=[images(40)])
+    assert not caplog.text
+    make_evaluator(a_model(), score, ["0"], ways=ways, norm_batches=[images(40)])
     assert ("the scoring is prefix,batched alone" in caplog.text) == (ways == ("prefix", "batched"))
 
 

@@ -57,6 +57,7 @@ def test_shares_are_in_proportion_where_nothing_binds() -> None:
     assert counts.tolist() == [[400, 403]]
 
 
-def test_what_is_left_over_goes_to_the_largest_remainders() -> None:
-    size = torch.tensor([100] * 3)
-    assert share_costs(torch.zeros(1, 3), size // 2, size, torch.ones_like(size), 32).tolist() == [[11, 11, 10]]
+def test_what_is_left_over_goes_to_the_largest_remainder_that_it_can_pay() -> None:
+    """Just below the share at which the first layer would get a fifth weight, the others have 4.2 and 4.8."""
+    base, size, price = torch.tensor([50, 42, 48]), torch.tensor([100] * 3), torch.tensor([5, 2, 2])
+    assert share_costs(torch.zeros(1, 3), base, size, price, 39).tolist() == [[4, 4, 5]]

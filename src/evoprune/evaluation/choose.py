@@ -65,7 +65,7 @@ def make_evaluator(
     if memory_mb < 1:
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     taken = [way for way in ways if not (norm_batches and way in ("prefix", "batched"))]
-    if ways and not taken:
+    if ways and not taken and isinstance(as_score(score), DataScore):
         log.warning(
             "candidates are scored one by one, which is slower: with batch norms measured for each they share nothing,"
             " and the scoring is %s alone",
@@ -92,7 +92,7 @@ def _plain_evaluator(
     if _mixes_samples(model, score):
         log.warning(
             "candidates are scored one by one, which is slower: the model's output for a sample depends on the others"
-            " of its batch"
+            " of its batch, or it takes whole batches alone"
         )
         return ReferenceEvaluator(model, score)
     reasons: list[UnsplittableError] = []
@@ -137,8 +137,13 @@ def _mixes_samples(model: nn.Module, score: DataScore) -> bool:
         return cast(Tensor, found)
 
     with evaluating(model):
-        whole, again = outputs(inputs), outputs(inputs)
-        halves = torch.cat([outputs(half) for half in inputs.tensor_split(2)])
+        try:
+            whole, again = outputs(inputs), outputs(inputs)
+            halves = torch.cat([outputs(half) for half in inputs.tensor_split(2)])
+        except (EvopruneError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # whatever a model says to a part of its samples
+            return True
     tells = whole.dtype in (torch.float32, torch.float64) and torch.equal(whole, again)
     return tells and not torch.allclose(whole, halves, rtol=1e-3, atol=1e-4, equal_nan=True)
 

@@ -18,11 +18,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from evoprune.core import EvopruneError, Layer, weight_of
+from evoprune.core import EvopruneError, Layer, said, weight_of
 from evoprune.scoring import device_of, evaluating, first_input, unwrapped
 
 __all__ = ["Costs", "measure_costs"]
@@ -119,8 +120,15 @@ def _uses(model: nn.Module, layers: Sequence[Layer], sample: Tensor | None) -> d
     """How often each layer uses each of its weights for one input."""
     if sample is None:
         raise EvopruneError("--budget flops runs the model on one input; pass train=..., or a score built from data")
-    with _counted(model, layers) as uses, evaluating(model):
-        unwrapped(model)(sample.to(device_of(model), copy=True))
+    try:
+        with _counted(model, layers) as uses, evaluating(model):
+            unwrapped(model)(sample.to(device_of(model), copy=True))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a user's model says about one sample
+        raise EvopruneError(
+            f"--budget flops: the model does not run on one input: {said(error)}; choose --budget parameters, or bytes"
+        ) from error
     uncounted = [f"{layer.name!r} ({layer.kind})" for layer in layers if not uses[layer.name]]
     uncounted += [type(module).__name__ for module in model.modules() if isinstance(module, RECURRENT)]
     if uncounted:

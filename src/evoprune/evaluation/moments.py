@@ -75,7 +75,7 @@ def layers_normed(model: nn.Module, names: Iterable[str], inputs: Tensor) -> set
                 found.add(layer)
 
     def give(name: str, output: object) -> None:
-        if name in wanted and isinstance(output, Tensor):
+        if name in wanted and isinstance(output, Tensor) and not output.is_inference():
             outputs[id(output)] = name, output._version, output
 
     watch_inputs(model, inputs, lambda name, module: name in wanted or id(module) in norms, take, give)

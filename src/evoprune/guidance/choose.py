@@ -82,7 +82,7 @@ def advise(
         left: number of the stage that pruned a weight, of the weights' shapes.
         samples: (N, ...) inputs and (N,) targets of the training data; None when there are none.
         smallest: down to which density a layer's weights get an order, as a share of its present one; below it the
-            order is random (`none`, `learned`).
+            order is random (`none`), or that of the last round (`learned`).
         seed_path: run seed and place in the run, for random numbers.
         on_layer: told how many layers are done, where that takes long (`none`).
         loss: whose gradients count (`gradient`); cross-entropy by default.

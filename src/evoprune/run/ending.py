@@ -101,12 +101,14 @@ def finish(runner: Runner, dense: nn.Module) -> Result:
     }
     points = non_dominated(state.front, lambda point: point.score)
     if points:
-        front = [{"sparsity": point.sparsity, "score": point.score} for point in points]
-        summary["front"] = [row | {"folder": front_folder(index)} for index, row in enumerate(front)]
+        summary["front"] = [
+            {"sparsity": point.sparsity, "score": point.score, "folder": front_folder(index)}
+            for index, point in enumerate(points)
+        ]
     else:
         stages = non_dominated(state.history, lambda outcome: outcome.val_score)
-        front = summary["front"] = [{"sparsity": stage.sparsity, "score": stage.val_score} for stage in stages]
-    result = Result(task.model, masks, pruned_side["sparsity"], val_score, front, finite(summary), points=points)
+        summary["front"] = [{"sparsity": stage.sparsity, "score": stage.val_score} for stage in stages]
+    result = Result(task.model, masks, pruned_side["sparsity"], val_score, finite(summary), points=points)
     if runner.folder is not None:
         result.path = runner.folder.path
         result.save(result.path)  # result.json last: where it is, the run is complete

@@ -11,7 +11,7 @@ from evoprune.core import Masks, sparsity_of
 from evoprune.run.ending import side, status_after_finetuning
 from evoprune.run.folder import Folder
 from evoprune.run.journal import Journal
-from evoprune.run.result import Result, front_of, model_metadata, read_points
+from evoprune.run.result import Result, model_metadata, read_points
 from evoprune.run.runner import Listener
 from evoprune.run.settings import Settings
 from evoprune.run.task import Task
@@ -96,7 +96,7 @@ def finetune_later(
         summary["seconds"] += seconds
         backup = folder.next_backup()
         save_tensors(before, backup, model_metadata(summary["model"]))
-        result = Result(task.model, masks, sparsity, val_score, front_of(summary), summary, folder.path, points)
+        result = Result(task.model, masks, sparsity, val_score, summary, folder.path, points)
         said_before = folder.result.read_bytes()
         try:
             result.save_model(folder.path)  # the front is there

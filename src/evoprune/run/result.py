@@ -22,7 +22,7 @@ from evoprune.storage import as_safetensors, read_tensors, save_tensors, write_j
 from evoprune.surgery import load_masks
 
 __all__ = [
-    "Result", "describe_layers", "file_bytes", "front_folder", "front_of", "model_metadata", "non_dominated",
+    "Result", "describe_layers", "file_bytes", "front_folder", "model_metadata", "non_dominated",
     "read_points", "versions",
 ]  # fmt: skip
 
@@ -40,20 +40,26 @@ class Result:
         masks: layer name -> bool tensor of the weight's shape, True where the weight stays.
         sparsity: share of zeros among the weights of the layers that may be pruned.
         score: validation score after the last epoch.
-        front: the stages that no other stage beats in both, as {"sparsity", "score"}, by sparsity; those of a run
-            with `front=True` can be loaded, see `point`.
         summary: the content of result.json.
         path: the run folder, or None.
+        points: the models of `front`, of a run with `front=True`.
     """
 
     model: nn.Module
     masks: Masks = field(repr=False)
     sparsity: float
     score: float
-    front: list[dict[str, float]]
     summary: dict[str, Any] = field(repr=False)
     path: Path | None = None
     points: list[FrontPoint] = field(default_factory=list, repr=False)
+
+    @property
+    def front(self) -> list[dict[str, float]]:
+        """The stages that no other stage beats in both, as {"sparsity", "score"}, by sparsity.
+
+        Those of a run with `front=True` can be loaded, see `point`.
+        """
+        return [{name: point[name] for name in ("sparsity", "score")} for point in self.summary.get("front", [])]
 
     def point(self, index: int) -> tuple[nn.Module, Masks]:
         """The model and the masks of `front[index]`; a copy, in the mode and on the device of `model`.
@@ -103,11 +109,6 @@ def read_points(folder: Path, summary: Mapping[str, Any], layers: list[Layer]) -
             weights, _ = read_tensors(folder / point["folder"] / "model.safetensors")
             points.append(FrontPoint(point["sparsity"], point["score"], Kept(weights, masks, {}, {})))
     return points
-
-
-def front_of(summary: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The front of a result.json as a `Result` has it."""
-    return [{name: point[name] for name in ("sparsity", "score")} for point in summary.get("front", [])]
 
 
 def front_folder(index: int) -> str:

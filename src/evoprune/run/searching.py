@@ -41,7 +41,7 @@ __all__ = ["Scored", "Search", "make_search"]
 PRIORITY_STREAM = 0xFFFF
 """Place of the guidance's random stream beside those of the generations."""
 LOWEST_SHARE = 0.3
-"""Of the average density: what a layer keeps below it, in one stage, has no order (guidance `none` and `learned`)."""
+"""Of the average density: what a layer keeps below it, in one stage, has no evolved order (guidance `none`)."""
 SCREENING_NORM_SAMPLES = 64
 """Samples, or a batch more, that a candidate's batch norms are measured on to screen it."""
 

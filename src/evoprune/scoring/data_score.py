@@ -81,11 +81,12 @@ class DataScore:
         """The score of a model: run in eval mode and float32, left as found.
 
         Raises:
-            EvopruneError: the outputs are not (B, C), targets are not below C, or the score is not a number.
+            EvopruneError: the outputs are not (B, C), targets are not below C, or the score is not a number, or
+                infinity; minus infinity is the score of a model that gives NaN.
         """
         score, _ = self.measure(model)
-        if not abs(score) < float("inf"):
-            raise EvopruneError("the score is not a finite number; does the model give NaN or infinite outputs?")
+        if not score < float("inf"):
+            raise EvopruneError("the score is no number; does the model give NaN or infinite outputs?")
         return score
 
     def measure(self, model: nn.Module) -> tuple[float, float]:

@@ -30,7 +30,7 @@ class Genes(Protocol):
         ...
 
     def first(self, count: int, rng: torch.Generator) -> Proposal:
-        """`count` genomes of a first population; the first of them is the start, of bits a mutation of it."""
+        """`count` genomes of a first population; the first of them is the start, of `BudgetedBits` a mutation of it."""
         ...
 
     def breed(self, population: Population, mothers: Tensor, fathers: Tensor, rng: torch.Generator) -> Proposal:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evoprune.core import EvopruneError, Masks, prefix_of
 from evoprune.spaces.packing import pack_bits, unpack_bits
-from evoprune.storage import read_tensors, save_tensors
+from evoprune.storage import check_state, read_tensors, save_tensors
 
 __all__ = ["halved", "read_bitmask", "save_bitmask"]
 
@@ -44,6 +44,7 @@ def save_bitmask(
         path: the file.
         metadata: more entries for the file's metadata.
     """
+    check_state(model)
     tensors, shapes, prefix = {}, {}, prefix_of(model)
     named = {_weight(layer): mask for layer, mask in masks.items()}
     for key, tensor in model.state_dict().items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from evoprune.training.random_state import OwnRandomState
 from evoprune.training.recipe import Recipe
 from evoprune.training.source import BatchSource
 
-__all__ = ["Loss", "at_least_float32", "train_epoch"]
+__all__ = ["Loss", "at_least_float32", "batch_of", "train_epoch"]
 
 Loss = Callable[[Any, Tensor], Tensor]
 """A model's outputs and the targets -> what training makes small, a tensor of one number."""
@@ -64,16 +65,8 @@ def train_epoch(
                 with torch.no_grad(), recipe.autocast(device):
                     # At full size, which it knows; and either model may change its inputs in place.
                     teacher_logits = teacher(images.clone()).float()
-            try:
-                with recipe.autocast(device):
-                    outputs = model(inputs)
-            except ValueError as error:
-                if len(targets) > 1:
-                    raise
-                raise EvopruneError(
-                    f"the model cannot train on a batch of one sample: {said(error)}; use larger batches, or"
-                    " drop_last=True in a loader"
-                ) from error
+            with recipe.autocast(device), batch_of(len(targets)):
+                outputs = model(inputs)
             outputs = at_least_float32(outputs)
             if loss is None and not isinstance(outputs, Tensor):
                 raise EvopruneError(f"the model gives a {type(outputs).__name__} in training; expected logits (N, C)")
@@ -91,6 +84,20 @@ def train_epoch(
             f"the training loss is {mean} in epoch {epoch + 1}; try a lower learning rate than {recipe.learning_rate:g}"
         )
     return mean
+
+
+@contextmanager
+def batch_of(samples: int) -> Iterator[None]:
+    """Where a model runs that may not train on a batch of one sample, as batch norms do not."""
+    try:
+        yield
+    except ValueError as error:
+        if samples > 1 or isinstance(error, EvopruneError):
+            raise
+        raise EvopruneError(
+            f"the model cannot train on a batch of one sample: {said(error)}; use larger batches, or drop_last=True in"
+            " a loader"
+        ) from error
 
 
 def _scaled(inputs: Tensor, recipe: Recipe, epoch: int) -> Tensor:

@@ -88,7 +88,8 @@ class TensorSource:
             )
         self.inputs, self.targets = inputs.to(device), targets.to(device)
         self.batch_size, self.shift, self.flip, self.cutout = batch_size, shift, flip, cutout
-        self.fill = (torch.zeros(1) if fill is None else fill).to(device, inputs.dtype)
+        fill = torch.zeros(1) if fill is None else fill
+        self.fill = fill.to(device, inputs.dtype if inputs.is_floating_point() else fill.dtype)
         self.steps = math.ceil(len(inputs) / batch_size)
         self.windows = self._windows()
         self.teacher_logits: Tensor | None = None
@@ -118,10 +119,11 @@ class TensorSource:
         self.teacher_logits = None
         if self.shift or self.flip or self.cutout:
             return
-        if len(self.targets) * teacher(self.inputs[:2].clone())[0].nbytes <= LOGITS_BYTES:
-            self.teacher_logits = torch.cat(
-                [teacher(self.inputs[part].clone()) for part in equal_parts(len(self.inputs), self.batch_size)]
-            )
+        with OwnRandomState(0).active(), torch.autocast(self.inputs.device.type, enabled=False):
+            if len(self.targets) * teacher(self.inputs[:2].clone())[0].nbytes <= LOGITS_BYTES:
+                self.teacher_logits = torch.cat(
+                    [teacher(self.inputs[part].clone()) for part in equal_parts(len(self.inputs), self.batch_size)]
+                )
 
     def _windows(self) -> Tensor:
         """(N, C, H, W) images as a view (N, C, 2*shift+1, 2*shift+1, H, W) of all their shifts."""

@@ -33,9 +33,10 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> dict[str, str]:
 
     Raises:
         EvopruneError: the file is missing, no checkpoint, needs unpickling, holds other names, shapes or kinds
-            of numbers than the model, or values that are not finite in the model's precision. The model is
-            then unchanged.
+            of numbers than the model, or values that are not finite in the model's precision, or the model's
+            state holds more than tensors. The model is then unchanged.
     """
+    check_state(model)
     path = Path(path)
     if not path.is_file():
         raise EvopruneError(f"checkpoint {path} is not a file; pass a .safetensors file or a PyTorch state dict")

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from evoprune.core import EvopruneError, check_initialized, did_you_mean, said
@@ -113,7 +114,8 @@ def load_model(spec: str, seed: int = 0, directory: str | None = None) -> nn.Mod
         EvopruneError: unknown name, or a factory that cannot be imported, fails or returns something else.
     """
     factory = _factory(spec, directory)
-    with OwnRandomState(seed).active():
+    gpus = range(torch.cuda.device_count())  # forking them makes their generators known
+    with torch.random.fork_rng(devices=gpus), OwnRandomState(seed).active():
         try:
             model = factory()
         except (Exception, SystemExit) as error:  # whatever a user's factory raises

@@ -106,7 +106,8 @@ def _decode_split(files: list[Path]) -> Images:
         table = concat_tables([parquet.read_table(file, columns=[image, label]) for file in files])
     except (ArrowException, OSError) as error:
         raise EvopruneError(f"{where} or a file beside it is not a readable parquet split: {said(error)}") from error
-    where = where if len(files) == 1 else where.parent  # rows are counted over all files
+    if len(files) > 1:  # rows are counted over all of them
+        where = where.with_name(re.split(r"[-.]", where.name)[0] + "-*.parquet")
     if not table.num_rows:
         raise EvopruneError(f"{where} holds no images; its split is empty")
     if table[label].null_count:
