@@ -267,7 +267,7 @@ def run(
 
     def done(target: float) -> dict[str, Any] | None:
         trial = earlier({"target": target, **own})
-        return None if trial and again and trial.get("commit") != record.commit() else trial
+        return trial if trial and record.stands(trial, again) else None
 
     if all(done(target) for target in targets):
         return

@@ -98,10 +98,8 @@ def main() -> None:
     for seed in args.seeds:
         for search in searches():
             key = dict(zip(PLACE, (args.model, args.sparsity, *search, seed), strict=True))
-            done = [old for old in record.earlier(NAME)["trials"] if key.items() <= old.items()]
-            if args.again:
-                done = [old for old in done if old.get("commit") == record.commit()]
-            if done or not _wanted(search, args.only):
+            earlier = [old for old in record.earlier(NAME)["trials"] if key.items() <= old.items()]
+            if any(record.stands(old, args.again) for old in earlier) or not _wanted(search, args.only):
                 continue
             found = key | trial(model, data, args.sparsity, search, seed) | record.provenance()
             save(rules, found)

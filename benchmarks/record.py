@@ -54,6 +54,11 @@ def provenance() -> dict[str, Any]:
     return {"commit": commit(), "hardware": machine()["hardware"]}
 
 
+def stands(trial: dict[str, Any], again: bool) -> bool:
+    """Whether an earlier trial need not be repeated; `again` asks for those of other commits."""
+    return not again or trial.get("commit") == commit()
+
+
 def commit() -> str:
     """The commit that was measured, with a + where files were changed since."""
 

@@ -946,6 +946,13 @@ def test_the_dense_model_is_checked(caplog: pytest.LogCaptureFixture) -> None:
         quick(model(), lambda _: -float("inf"))
     with pytest.raises(EvopruneError, match="infinity"):
         quick(model(), lambda _: float("inf"))
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * float("nan")
+
+    with pytest.raises(EvopruneError, match=r"dense model is -inf.*Does the model give NaN"):
+        quick(nn.Sequential(model(), Broken()), evoprune.loss(data()))
     with caplog.at_level(logging.WARNING, "evoprune"):
         quick(model())
         assert not caplog.records

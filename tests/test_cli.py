@@ -733,7 +733,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
-    command = [sys.executable, "-m", "evoprune", "layers", "lenet5", "--json"]
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5"]
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert ran.returncode == 2
@@ -762,7 +762,7 @@ def test_an_interrupt_promises_resume_only_where_a_folder_is(
 def test_an_interrupt_while_importing_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "evoprune", "layers", "lenet5", "--json"]
+    command = [sys.executable, "-m", "evoprune", "layers", "lenet5"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode != 0
     assert ran.stderr == "evoprune: interrupted; nothing was changed\n"

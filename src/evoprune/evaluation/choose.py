@@ -65,7 +65,7 @@ def make_evaluator(
     if memory_mb < 1:
         raise EvopruneError(f"memory_mb is {memory_mb}; expected 1 or more")
     taken = [way for way in ways if not (norm_batches and way in ("prefix", "batched"))]
-    if ways and not taken and isinstance(as_score(score), DataScore):
+    if ways and not taken and isinstance(score, DataScore):
         log.warning(
             "candidates are scored one by one, which is slower: with batch norms measured for each they share nothing,"
             " and the scoring is %s alone",
